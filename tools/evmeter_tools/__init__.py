@@ -1,0 +1,1 @@
+"""evmeter on the host: bench, backend, verification and device commands."""

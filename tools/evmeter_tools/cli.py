@@ -1,0 +1,33 @@
+"""The `evmeter` command: one entry point, each command in the module of its room."""
+
+import sys
+
+import typer
+
+from evmeter_tools.errors import UserError
+
+app = typer.Typer(
+    name="evmeter",
+    help="Signed charging-session metering for EV chargers: the host side.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+emulate = typer.Typer(help="Emulate a part of a charger on this machine.", no_args_is_help=True)
+backend = typer.Typer(help="The operator's side: collect, store, acknowledge.",
+                      no_args_is_help=True)
+app.add_typer(emulate, name="emulate")
+app.add_typer(backend, name="backend")
+
+
+def main():
+    """Run a command; a `UserError` becomes one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print("evmeter: %s" % error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
