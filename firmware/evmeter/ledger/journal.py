@@ -1,0 +1,332 @@
+"""The append-only journal: one sequence and one hash chain over all durable streams.
+
+Frame: magic A5 5A | payload length u16 | sequence u32 | type u8 | SHA-256(previous frame)[:16] |
+payload | CRC-32 of all before it; little-endian. Each append goes frame first, then (next
+sequence, head hash, ...) in the second store, so that at boot the journal is ahead of the second
+store by nothing or by exactly one frame. Any other difference is a fault, and the numbering goes
+on from the higher value: no number is ever given out twice.
+"""
+
+import asyncio
+import binascii
+import hashlib
+import struct
+
+from micropython import const
+
+from evmeter.ledger.segments import StoreError
+
+REC = const(1)
+EVT = const(2)
+IVL = const(3)
+LOG = const(4)
+
+_MAGIC = const(0x5AA5)
+_HEADER = "<HHIB16s"
+_HEADER_BYTES = const(25)
+_OVERHEAD = const(29)
+MAX_PAYLOAD = const(2560)
+# next sequence, pagination, sequence of the open session's begin record (0: none), last register
+# that a record or event accounts for (mWh, -1: none), head hash, hash of the last OCMF record
+_HEAD = "<IIIq16s16s"
+_HEAD_KEY = "head"
+_HEAD_BYTES = const(56)
+_NO_HASH = bytes(16)
+
+
+class JournalError(Exception):
+    """The journal cannot do what was asked; the text says what."""
+
+
+class Journal:
+    """The journal over a store (segments.py) with its head in the second store (`nvs`).
+
+    `account(type, payload)` gives what a frame changes in the head beside the sequence, as a tuple
+    (pagination, open begin sequence or None for the frame's own, register mWh or None, record hash
+    or None); it is called only to take over one frame that the second store has not heard of.
+    """
+
+    def __init__(self, store, nvs, account):
+        self._store = store
+        self._nvs = nvs
+        self._account = account
+        self._frame = bytearray(MAX_PAYLOAD + _OVERHEAD)
+        self._head = bytearray(_HEAD_BYTES)
+        self._next_read = (0, 0, 0)  # sequence, segment, offset of the frame after the last read
+        self._saved_cursor = 0
+        self.changed = asyncio.Event()
+        self.faults = []
+        self.lost = set()
+        self.next_seq = 1
+        self.page = 0
+        self.open_seq = 0
+        self.mark_mwh = -1
+        self.hash = _NO_HASH
+        self.record_hash = _NO_HASH
+        self.cursor = 0
+
+    def open(self):
+        """Mount, scan the newest segment, compare with the second store, heal or note faults.
+
+        Raises JournalError where there is no journal to open (blank or foreign flash).
+        """
+        try:
+            self._store.open()
+            self._open()
+        except StoreError as error:
+            raise JournalError(str(error)) from None
+
+    def _open(self):
+        known = self._load_head()
+        last_seq, last_hash, previous_hash, segment, offset, kind, length = self._scan()
+        if not known:
+            if last_seq:
+                self.faults.append("second store lost")
+            self.next_seq = last_seq + 1
+            self.hash = last_hash
+        elif last_seq + 1 == self.next_seq:
+            if last_seq and last_hash != self.hash:
+                self.faults.append("head hash differs")
+                self.hash = last_hash
+        elif last_seq == self.next_seq and previous_hash == self.hash:
+            self._take_over(segment, offset, kind, length)
+            self._advance(last_seq, last_hash)
+        elif last_seq >= self.next_seq:
+            self.faults.append("journal ahead of second store: %d, %d"
+                               % (last_seq, self.next_seq - 1))
+            self._take_over(segment, offset, kind, length)
+            self._advance(last_seq, last_hash)
+        else:
+            self.faults.append("journal behind second store: %d, %d"
+                               % (last_seq, self.next_seq - 1))
+        if self._store.damaged:
+            self.faults.append("%d damaged segments" % self._store.damaged)
+        body = self._store.read_small("cursor")
+        if body and len(body) == 4:
+            self.cursor = min(int.from_bytes(body, "little"), self.next_seq - 1)
+        elif self._store.segments:
+            self.cursor = self._store.segments[0] - 1
+        else:
+            self.cursor = self.next_seq - 1
+        self._saved_cursor = self.cursor
+
+    def _load_head(self):
+        try:
+            if self._nvs.get_blob(_HEAD_KEY, self._head) != _HEAD_BYTES:
+                return False
+        except OSError:
+            return False
+        crc = binascii.crc32(memoryview(self._head)[:52]) & 0xFFFFFFFF
+        if crc.to_bytes(4, "little") != bytes(self._head[52:]):
+            self.faults.append("second store damaged")
+            return False
+        (self.next_seq, self.page, self.open_seq, self.mark_mwh, self.hash,
+         self.record_hash) = struct.unpack_from(_HEAD, self._head)
+        return True
+
+    def _save_head(self):
+        head = self._head
+        struct.pack_into(_HEAD, head, 0, self.next_seq, self.page, self.open_seq, self.mark_mwh,
+                         self.hash, self.record_hash)
+        crc = binascii.crc32(memoryview(head)[:52]) & 0xFFFFFFFF
+        head[52:] = crc.to_bytes(4, "little")
+        self._nvs.set_blob(_HEAD_KEY, head)
+        self._nvs.commit()
+
+    def _scan(self):
+        """The last whole frame: (sequence, its hash, previous hash, segment, offset, type, payload
+        length); zeros where there is none."""
+        store = self._store
+        while store.segments:
+            segment = store.segments[-1]
+            found = None
+            offset = 0
+            while True:
+                kind, length, seq = self._load(segment, offset)
+                if not kind:
+                    torn = length
+                    break
+                found = (seq, self._digest(length), bytes(self._frame[9:25]), segment, offset,
+                         kind, length)
+                offset += length + _OVERHEAD
+            if found:
+                if torn:  # bytes follow that are no frame
+                    self.faults.append("segment %d ends damaged" % segment)
+                    store.start_segment()
+                return found
+            store.set_aside(segment)
+        return 0, _NO_HASH, _NO_HASH, 0, 0, 0, 0
+
+    def _digest(self, length):
+        view = memoryview(self._frame)[: length + _OVERHEAD]
+        return hashlib.sha256(view).digest()[:16]
+
+    def _load(self, segment, offset):
+        """Read the frame at `offset` into the frame buffer: (type, payload length, sequence).
+        Type 0: no whole frame there; the length is then 0 at the segment's end, else 1."""
+        frame = self._frame
+        got = self._store.read(segment, offset, frame, len(frame))
+        if not got:
+            return 0, 0, 0
+        if got < _OVERHEAD:
+            return 0, 1, 0
+        magic, length, seq, kind, _ = struct.unpack_from(_HEADER, frame)
+        if magic != _MAGIC or length > MAX_PAYLOAD or got < length + _OVERHEAD or not kind:
+            return 0, 1, 0
+        end = length + _HEADER_BYTES
+        crc = binascii.crc32(memoryview(frame)[:end]) & 0xFFFFFFFF
+        if struct.unpack_from("<I", frame, end)[0] != crc:
+            return 0, 1, 0
+        return kind, length, seq
+
+    def _take_over(self, segment, offset, kind, length):
+        """Let the head follow a frame that is on flash, but not in the second store."""
+        self._load(segment, offset)
+        payload = bytes(memoryview(self._frame)[_HEADER_BYTES : _HEADER_BYTES + length])
+        page, open_seq, mark_mwh, record_hash = self._account(kind, payload)
+        if page is not None:
+            self.page = max(page, self.page)
+        if open_seq is not None:
+            self.open_seq = open_seq
+        if mark_mwh is not None:
+            self.mark_mwh = mark_mwh
+        if record_hash is not None:
+            self.record_hash = record_hash
+
+    def _advance(self, seq, digest):
+        self.next_seq = seq + 1
+        self.hash = digest
+        self._save_head()
+
+    def append(self, kind, payload, page=None, open_seq=None, mark_mwh=None, record_hash=None):
+        """Make `payload` durable as frame `next_seq`; returns its sequence number.
+
+        The other arguments are what the frame changes in the head. Raises JournalError when the
+        frame is not on flash; then nothing has changed and the number was not used.
+        """
+        length = len(payload)
+        if length > MAX_PAYLOAD:
+            raise JournalError("payload of %d bytes; allowed: %d" % (length, MAX_PAYLOAD))
+        seq = self.next_seq
+        frame = self._frame
+        struct.pack_into(_HEADER, frame, 0, _MAGIC, length, seq, kind, self.hash)
+        end = _HEADER_BYTES + length
+        frame[_HEADER_BYTES:end] = payload
+        crc = binascii.crc32(memoryview(frame)[:end]) & 0xFFFFFFFF
+        struct.pack_into("<I", frame, end, crc)
+        try:
+            self._make_room()
+            self._store.append(seq, frame, end + 4)
+        except StoreError as error:
+            raise JournalError(str(error)) from None
+        if page is not None:
+            self.page = page
+        if open_seq is not None:
+            self.open_seq = open_seq
+        if mark_mwh is not None:
+            self.mark_mwh = mark_mwh
+        if record_hash is not None:
+            self.record_hash = record_hash
+        self._advance(seq, self._digest(length))
+        self.changed.set()
+        return seq
+
+    def free_percent(self):
+        """Share of the journal's flash that holds nothing unconfirmed, in percent."""
+        held = 0
+        segments = self._store.segments
+        for index in range(len(segments)):
+            if index + 1 == len(segments) or segments[index + 1] > self.cursor + 1:
+                held += 1
+        capacity = self._store.capacity
+        return max(0, capacity - held) * 100 // capacity if capacity > 0 else 0
+
+    def _make_room(self):
+        segments = self._store.segments
+        while len(segments) > 1 and len(segments) >= self._store.capacity - 1:
+            if segments[1] > self.cursor + 1:
+                return  # the oldest segment still holds what the backend has not confirmed
+            self._save_cursor()
+            self._store.drop_oldest()
+
+    def read(self, seq, buffer):
+        """Copy the payload of frame `seq` into `buffer`; returns (type, length).
+
+        Raises JournalError where the frame cannot be read. One that is damaged or missing is passed
+        over by the cursor from then on; it stays on flash for reading out.
+        """
+        if not 0 < seq < self.next_seq:
+            raise JournalError("there is no frame %d" % seq)
+        try:
+            kind, length = self._find(seq)
+        except StoreError as error:
+            raise JournalError(str(error)) from None
+        if not kind:
+            self.lost.add(seq)
+            self._pass_over(())
+            raise JournalError("frame %d is damaged or missing" % seq)
+        buffer[:length] = memoryview(self._frame)[_HEADER_BYTES : _HEADER_BYTES + length]
+        return kind, length
+
+    def _find(self, seq):
+        """Load frame `seq` into the frame buffer: (type, payload length); type 0: not there."""
+        at_seq, segment, offset = self._next_read
+        if at_seq != seq or seq in self._store.segments:
+            segment = offset = 0
+            for first in self._store.segments:
+                if first > seq:
+                    break
+                segment = first
+        while segment:
+            kind, length, found = self._load(segment, offset)
+            if not kind or found > seq:
+                break
+            offset += length + _OVERHEAD
+            if found == seq:
+                self._next_read = (seq + 1, segment, offset)
+                return kind, length
+        return 0, 0
+
+    def confirm(self, cum, sel=(), bad=()):
+        """The backend has stored everything up to `cum`, and each of `sel` and `bad`.
+
+        Moves the cursor. Raises JournalError for a number that was never given out.
+        """
+        highest = max(cum, max(sel) if sel else 0)
+        if highest >= self.next_seq:
+            raise JournalError("number %d was never given out" % highest)
+        if cum > self.cursor:
+            self.cursor = cum
+        self._pass_over(sel)
+
+    def _pass_over(self, sel):
+        while self.cursor + 1 in sel or self.cursor + 1 in self.lost:
+            self.cursor += 1
+            self.lost.discard(self.cursor)
+
+    def save_cursor(self):
+        """Make the cursor durable, if it moved. Losing it costs a repeated delivery only."""
+        if self.cursor != self._saved_cursor:
+            try:
+                self._save_cursor()
+            except StoreError as error:
+                raise JournalError(str(error)) from None
+
+    def _save_cursor(self):
+        self._store.write_small("cursor", self.cursor.to_bytes(4, "little"))
+        self._saved_cursor = self.cursor
+
+    def unconfirmed(self):
+        """How many frames wait for the backend's confirmation."""
+        return self.next_seq - 1 - self.cursor
+
+    def load_small(self, name):
+        """Bytes of a checkpoint, or None."""
+        return self._store.read_small(name)
+
+    def save_small(self, name, body):
+        """Replace a checkpoint whole. Raises JournalError."""
+        try:
+            self._store.write_small(name, body)
+        except StoreError as error:
+            raise JournalError(str(error)) from None

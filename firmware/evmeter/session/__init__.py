@@ -1,0 +1,1 @@
+"""From the control pilot to charging sessions."""

@@ -1,0 +1,162 @@
+"""The rules of a charging session over the pilot state, without input or output of their own.
+
+A session opens on B, C or D held 300 ms and closes on A held 500 ms, both dated back to the first
+window that showed the change. E or F shorter than 3 s changes nothing; longer it is a fault inside
+the session, and closes it only after 15 minutes.
+"""
+
+from micropython import const
+
+from evmeter.session import pilot
+
+_OPEN_MS = const(300)
+_CLOSE_MS = const(500)
+_FAULT_MS = const(3000)
+_FAULT_CLOSES_MS = const(900000)
+_PHASE_MS = const(300)  # a phase shorter than this is no event
+_BIN_MS = const(10000)
+_BINS = const(30)  # 5 minutes
+_LOW_BINS = const(60)  # 10 minutes
+
+CONNECTED = "connected"
+CHARGING = "charging"
+SUSPENDED_EV = "suspended_ev"
+SUSPENDED_EVSE = "suspended_evse"
+FAULT = "fault"
+FINISHED = "finished_estimated"
+OPEN = "open"
+CLOSE = "close"
+ABORT = "abort"
+
+
+class SessionMachine:
+    """`step` is called with every pilot window and returns what happened since, as a list of
+    (what, monotonic ms at which it happened)."""
+
+    def __init__(self, finished_after_ms):
+        self._finished_after_ms = finished_after_ms
+        self.is_open = False
+        self.phase = None
+        self._charged = False
+        self._finished = False
+        self._next_phase = None
+        self._next_phase_ms = 0
+        self._suspended_ms = None
+        self._fault_ms = None
+        self._bins = [0] * _BINS
+        self._reset_power()
+
+    def _reset_power(self):
+        for index in range(_BINS):
+            self._bins[index] = 0
+        self._bin_sum_mw = self._bin_count = self._bin_index = self._low_bins = 0
+        self._bin_end_ms = None
+        self._peak_mean_mw = 0
+
+    def resume(self, charged):
+        """Go on with a session that was open before a reboot."""
+        self._begin()
+        self._charged = charged
+
+    def _begin(self):
+        self.is_open = True
+        self.phase = self._next_phase = None
+        self._charged = self._finished = False
+        self._suspended_ms = self._fault_ms = None
+        self._reset_power()
+
+    def step(self, state, pwm, since_ms, mono_ms):
+        """`state` as in pilot.py (None: not known yet), held since `since_ms`."""
+        happened = []
+        if state is None:
+            return happened
+        held_ms = mono_ms - since_ms
+        plugged = pilot.B <= state <= pilot.D
+        if not self.is_open:
+            if plugged and held_ms >= _OPEN_MS:
+                self._begin()
+                happened.append((OPEN, since_ms))
+            else:
+                return happened
+        if state == pilot.A:
+            if held_ms >= _CLOSE_MS:
+                self.is_open = False
+                self.phase = None
+                happened.append((CLOSE, since_ms))
+            return happened
+        if plugged:
+            self._fault_ms = None
+            if state == pilot.B:
+                if self._charged:
+                    phase = SUSPENDED_EV if pwm else SUSPENDED_EVSE
+                else:
+                    phase = CONNECTED
+            else:
+                phase = CHARGING if pwm else SUSPENDED_EVSE
+        else:
+            if self._fault_ms is None:
+                self._fault_ms = since_ms
+            if mono_ms - self._fault_ms >= _FAULT_CLOSES_MS:
+                self.is_open = False
+                self.phase = None
+                happened.append((ABORT, mono_ms))
+                return happened
+            if mono_ms - self._fault_ms < _FAULT_MS:
+                return happened
+            phase = FAULT
+        self._enter(phase, since_ms, mono_ms, happened)
+        if (self.phase == SUSPENDED_EV and not self._finished
+                and mono_ms - self._suspended_ms >= self._finished_after_ms):
+            self._finish(self._suspended_ms, happened)
+        return happened
+
+    def _enter(self, phase, since_ms, mono_ms, happened):
+        if phase == self.phase:
+            self._next_phase = None
+            return
+        if phase != self._next_phase:
+            self._next_phase = phase
+            self._next_phase_ms = max(since_ms, mono_ms - _PHASE_MS)
+        if mono_ms - self._next_phase_ms < _PHASE_MS:
+            return
+        self.phase = phase
+        self._next_phase = None
+        if phase == CHARGING:
+            self._charged = True
+            self._finished = False
+            self._reset_power()
+        if phase == SUSPENDED_EV:
+            self._suspended_ms = self._next_phase_ms
+        happened.append((phase, self._next_phase_ms))
+
+    def _finish(self, at_ms, happened):
+        self._finished = True
+        happened.append((FINISHED, at_ms))
+
+    def power(self, power_mw, mono_ms):
+        """Take a power reading while charging; returns True when the low power of the last 10
+        minutes (under 5 % of the session's highest 5-minute mean) says that the car is done."""
+        if self.phase != CHARGING:
+            return False
+        if self._bin_end_ms is None:
+            self._bin_end_ms = mono_ms + _BIN_MS
+        self._bin_sum_mw += abs(power_mw)
+        self._bin_count += 1
+        if mono_ms < self._bin_end_ms:
+            return False
+        self._bin_end_ms = mono_ms + _BIN_MS
+        mean_mw = self._bin_sum_mw // self._bin_count
+        self._bin_sum_mw = self._bin_count = 0
+        self._bins[self._bin_index % _BINS] = mean_mw
+        self._bin_index += 1
+        if self._bin_index >= _BINS:
+            self._peak_mean_mw = max(self._peak_mean_mw, sum(self._bins) // _BINS)
+        if self._peak_mean_mw and mean_mw * 20 < self._peak_mean_mw:
+            self._low_bins += 1
+        else:
+            self._low_bins = 0
+            self._finished = False
+        if self._low_bins < _LOW_BINS or self._finished:
+            return False
+        self._finished = True
+        return True

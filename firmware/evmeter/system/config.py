@@ -1,0 +1,129 @@
+"""The configuration: read whole, checked whole, taken whole or not at all.
+
+A field is described by one row: kind, lowest and highest (characters for text), default. `REQUIRED`
+marks a field that has no default. Unknown fields are errors: a misspelt limit must not be ignored.
+"""
+
+import json
+
+REQUIRED = object()
+_ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+
+# kind: "int" | "text" | "text?" (or null) | "bool" | tuple of allowed values
+FIELDS = {
+    "": {
+        "id": ("text", 1, 20, REQUIRED),
+        "evse_id": ("text?", 1, 37, None),
+    },
+    "meter": {
+        "profile": ("text", 1, 40, REQUIRED),
+        "unit": ("int", 1, 247, 1),
+        "baud": ((1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200), 0, 0, 9600),
+        "parity": (("N", "E", "O"), 0, 0, "N"),
+        "stop": ((1, 2), 0, 0, 1),
+        "serial": ("text?", 1, 32, None),
+        "p_max_w": ("int", 100, 500000, REQUIRED),
+        "period_ms": ("int", 200, 60000, 1000),
+    },
+    "pilot": {
+        "front_end": (("fe1", "fe2", "fe3"), 0, 0, "fe3"),
+    },
+    "mqtt": {
+        "host": ("text", 1, 253, REQUIRED),
+        "port": ("int", 1, 65535, 8883),
+        "user": ("text?", 1, 64, None),
+        "password": ("text?", 1, 128, None),
+        "keepalive_s": ("int", 5, 1200, 30),
+        "window": ("int", 1, 8, 4),
+    },
+    "session": {
+        "finished_after_s": ("int", 1, 3600, 120),
+        "checkpoint_s": ("int", 5, 600, 60),
+    },
+    "clock": {
+        "battery": ("bool", 0, 0, False),
+    },
+}
+
+
+class ConfigError(Exception):
+    """The configuration cannot be taken; the text names the field and what is allowed."""
+
+
+def _check(name, value, row):
+    kind, low, high, _ = row
+    if isinstance(kind, tuple):
+        if value not in kind or isinstance(value, bool):
+            raise ConfigError("%s is %r; allowed: %s" % (name, value, ", ".join(map(str, kind))))
+    elif kind == "bool":
+        if not isinstance(value, bool):
+            raise ConfigError("%s is %r; allowed: true, false" % (name, value))
+    elif kind == "int":
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ConfigError("%s is %r; allowed: a whole number from %d to %d"
+                              % (name, value, low, high))
+    elif value is not None or kind == "text":
+        if not isinstance(value, str) or not low <= len(value) <= high:
+            raise ConfigError("%s is %r; allowed: a text of %d to %d characters"
+                              % (name, value, low, high))
+        for character in value:
+            if not " " <= character <= "~":
+                raise ConfigError("%s holds a character outside printable ASCII" % name)
+
+
+def _is_closed(text):
+    """Whether every bracket is closed: MicroPython's json takes an object that is cut short."""
+    depth = 0
+    quoted = escaped = False
+    for character in text:
+        if quoted:
+            quoted = escaped or character != '"'
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            quoted = True
+        elif character in "{[":
+            depth += 1
+        elif character in "}]":
+            depth -= 1
+    return depth == 0 and not quoted
+
+
+def parse(text):
+    """The configuration in `text` (JSON) as a dict of dicts with every default filled in.
+
+    Raises ConfigError with one line that names the field and the allowed values.
+    """
+    try:
+        given = json.loads(text)
+    except ValueError:
+        given = None
+    if given is None or not _is_closed(text):
+        raise ConfigError("the configuration is not valid JSON")
+    if not isinstance(given, dict):
+        raise ConfigError("the configuration must be a JSON object")
+    result = {}
+    for name in given:
+        if name not in FIELDS and name not in FIELDS[""]:
+            raise ConfigError("unknown field %s" % name)
+    for section in FIELDS:
+        source = given.get(section, {}) if section else given
+        if not isinstance(source, dict):
+            raise ConfigError("%s must be a JSON object" % section)
+        target = result
+        if section:
+            target = result[section] = {}
+            for name in source:
+                if name not in FIELDS[section]:
+                    raise ConfigError("unknown field %s.%s" % (section, name))
+        for name in FIELDS[section]:
+            row = FIELDS[section][name]
+            value = source.get(name, row[3])
+            path = section + "." + name if section else name
+            if value is REQUIRED:
+                raise ConfigError("%s is missing" % path)
+            _check(path, value, row)
+            target[name] = value
+    identity = result["id"]
+    if identity[0] == "_" or any(character not in _ID for character in identity):
+        raise ConfigError("id is %r; allowed: A-Z a-z 0-9 _ -, not beginning with _" % identity)
+    return result

@@ -1,0 +1,73 @@
+import json
+
+from evmeter.system import config
+from support import raises
+
+_GOOD = {
+    "id": "demo-0001",
+    "meter": {"profile": "eastron_sdm120", "p_max_w": 11000},
+    "mqtt": {"host": "127.0.0.1"},
+}
+
+
+def _with(section, name, value):
+    changed = json.loads(json.dumps(_GOOD))
+    if section:
+        changed.setdefault(section, {})[name] = value
+    else:
+        changed[name] = value
+    return json.dumps(changed)
+
+
+def test_defaults_are_filled_in():
+    result = config.parse(json.dumps(_GOOD))
+    assert result["id"] == "demo-0001"
+    assert result["meter"]["unit"] == 1
+    assert result["meter"]["baud"] == 9600
+    assert result["mqtt"]["port"] == 8883
+    assert result["session"]["finished_after_s"] == 120
+    assert result["mqtt"]["password"] is None
+
+
+def test_a_bad_field_is_refused_by_name_and_with_what_is_allowed():
+    for section, name, value, words in (
+        ("", "id", "_x", ("id", "A-Z")),
+        ("", "id", "a" * 21, ("id", "1 to 20")),
+        ("", "id", "a b", ("id", "A-Z")),
+        ("", "id", None, ("id", "text")),
+        ("", "colour", 1, ("unknown field colour",)),
+        ("meter", "baud", 9601, ("meter.baud", "9600")),
+        ("meter", "baud", True, ("meter.baud", "9600")),
+        ("meter", "unit", 0, ("meter.unit", "1 to 247")),
+        ("meter", "unit", "1", ("meter.unit", "whole number")),
+        ("meter", "unit", True, ("meter.unit", "whole number")),
+        ("meter", "parity", "X", ("meter.parity", "N, E, O")),
+        ("meter", "speed", 1, ("unknown field meter.speed",)),
+        ("mqtt", "host", "", ("mqtt.host", "1 to 253")),
+        ("mqtt", "host", "a\u00e4", ("mqtt.host", "ASCII")),
+        ("mqtt", "window", 9, ("mqtt.window", "1 to 8")),
+        ("clock", "battery", 1, ("clock.battery", "true, false")),
+    ):
+        message = str(raises(config.ConfigError, config.parse, _with(section, name, value)))
+        for word in words:
+            assert word in message, (message, word)
+
+
+def test_what_is_not_a_configuration_is_refused():
+    for text, word in (
+        ("", "JSON"),
+        ("{", "JSON"),
+        ('{"id": "a", "meter": {"profile": "p", "p_max_w": 1000}, "mqtt": {"host": "h"}', "JSON"),
+        ('{"id": "a", "meter": {"profile": "p", "p_max_w": 1000}, "mqtt": {"host": "h', "JSON"),
+        ("[]", "object"),
+        ('{"id": "a", "meter": 1, "mqtt": {"host": "h"}}', "meter must be"),
+        ('{"id": "a", "meter": {"profile": "p", "p_max_w": 1000}}', "mqtt.host is missing"),
+        ('{"meter": {"profile": "p", "p_max_w": 1000}, "mqtt": {"host": "h"}}', "id is missing"),
+    ):
+        message = str(raises(config.ConfigError, config.parse, text))
+        assert word in message, (text, message)
+
+
+def test_brackets_and_quotes_inside_a_text_are_no_structure():
+    text = json.dumps(_GOOD)[:-1] + ', "evse_id": "a}]\\"{["}'
+    assert config.parse(text)["evse_id"] == 'a}]"{['
