@@ -55,6 +55,7 @@ class Journal:
         self._next_read = (0, 0, 0)  # sequence, segment, offset of the frame after the last read
         self._saved_cursor = 0
         self.changed = asyncio.Event()
+        self.ready = False
         self.faults = []
         self.lost = set()
         self.next_seq = 1
@@ -73,6 +74,7 @@ class Journal:
         try:
             self._store.open()
             self._open()
+            self.ready = True
         except StoreError as error:
             raise JournalError(str(error)) from None
 
@@ -205,6 +207,8 @@ class Journal:
         frame is not on flash; then nothing has changed and the number was not used.
         """
         length = len(payload)
+        if not self.ready:
+            raise JournalError("the journal is not open")
         if length > MAX_PAYLOAD:
             raise JournalError("payload of %d bytes; allowed: %d" % (length, MAX_PAYLOAD))
         seq = self.next_seq

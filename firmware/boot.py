@@ -1,0 +1,1 @@
+# Nothing runs before main.py.

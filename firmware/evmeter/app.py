@@ -1,0 +1,159 @@
+"""Composition root: builds the objects, starts the tasks."""
+
+import asyncio
+import os
+
+from micropython import const
+
+from drivers.control_pilot import ControlPilot
+from drivers.modbus_meter import ModbusMeter
+from drivers.modbus_rtu import ModbusRtu
+from evmeter import VERSION
+from evmeter.ledger.journal import Journal, JournalError
+from evmeter.ledger.ledger import Ledger, account
+from evmeter.ledger.segments import SegmentStore
+from evmeter.metering.gate import Gate
+from evmeter.metering.poll import MeterPoll
+from evmeter.monitoring import alarms as codes
+from evmeter.monitoring.alarms import Alarms
+from evmeter.monitoring.status import Monitor
+from evmeter.session.keeper import SessionKeeper
+from evmeter.session.machine import CHARGING
+from evmeter.system import config, keys
+from evmeter.system.clock import Clock
+from evmeter.system.supervisor import Supervisor
+from evmeter.uplink.publisher import Uplink
+
+_WINDOW_MS = const(50)
+_HOUSEKEEPING_MS = const(1000)
+_METER_LOST_MS = const(10000)
+_CURSOR_EVERY = const(10)  # seconds
+
+
+class App:
+    """The device: everything from the board's hardware to the running tasks."""
+
+    def __init__(self, board):
+        self.board = board
+        self.config = settings = config.parse(board.read_config())
+        self.clock = Clock()
+        self._set_clock()
+        self.alarms = Alarms(self.clock)
+        self.boots = self._count_boot()
+        self.signer = keys.load(board.nvs, os.urandom)
+        if self.signer is None:
+            self.alarms.raise_(codes.KEY, codes.CRITICAL, "no signing key; provision the device")
+        self.journal = Journal(SegmentStore(board.mount_journal), board.nvs, account)
+        self._open_journal()
+        self._build_meter(settings["meter"])
+        self.ledger = Ledger(self.journal, self.signer, self.clock, self.poll.bus_idle,
+                             self._identity)
+        self.pilot = ControlPilot(board.pilot_adc, settings["pilot"]["front_end"], board.pace_us)
+        self.keeper = SessionKeeper(settings, self.clock, self.poll, self.ledger, self.journal,
+                                    self.alarms, board)
+        self.monitor = Monitor(settings, self.clock, board, self.poll, self.keeper, self.journal,
+                               self.signer, self.alarms, self.boots)
+        self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
+        self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
+                             self.monitor)
+        self.keeper.on_change = self.uplink.status_changed
+        self.alarms.on_change = self.uplink.status_changed
+
+    def _set_clock(self):
+        battery = self.board.battery_clock
+        if self.config["clock"]["battery"] and battery:
+            try:
+                self.clock.set(battery.unix_ms(), "I", 1000)
+            except (OSError, ValueError) as error:
+                print("battery clock: %s" % error)
+
+    def _count_boot(self):
+        nvs = self.board.nvs
+        try:
+            boots = nvs.get_i32("boots") + 1
+        except OSError:
+            boots = 1
+        nvs.set_i32("boots", boots)
+        nvs.commit()
+        return boots
+
+    def _open_journal(self):
+        try:
+            self.journal.open()
+        except JournalError as error:
+            self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, str(error))
+        if self.journal.faults:
+            self.alarms.raise_(codes.JOURNAL, codes.WARNING, "; ".join(self.journal.faults))
+        if self.board.reset_cause == "watchdog":
+            self.alarms.raise_(codes.WATCHDOG, codes.WARNING, "reset by the watchdog")
+
+    def _build_meter(self, settings):
+        board = self.board
+        uart = board.open_uart(settings["baud"], 8, settings["parity"], settings["stop"])
+        char_bits = 9 + settings["stop"] + (settings["parity"] != "N")
+        bus = ModbusRtu(uart, settings["baud"], char_bits, board.rs485_de)
+        meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"])
+        mark_mwh = self.journal.mark_mwh
+        gate = Gate(settings["p_max_w"], meter.step_mwh, mark_mwh if mark_mwh >= 0 else None)
+        self.poll = MeterPoll(meter, gate, self.clock, settings["period_ms"])
+
+    def _identity(self):
+        poll = self.poll
+        fields = {"GI": "evmeter", "GS": self.config["id"], "GV": VERSION, "MV": poll.make,
+                  "MM": poll.model, "MS": poll.serial}
+        if self.config["evse_id"]:
+            fields["CT"] = "EVSEID"
+            fields["CI"] = self.config["evse_id"]
+        return fields, poll.step_mwh, poll.serial_source
+
+    def _task_died(self, name, error):
+        self.alarms.raise_(codes.TASK, codes.WARNING, "%s: %s" % (name, error))
+
+    async def _watch_pilot(self):
+        pilot, keeper = self.pilot, self.keeper
+        while True:
+            try:
+                pilot.sample()
+                keeper.window(pilot.high_mv, pilot.low_mv, pilot.pwm)
+                self.alarms.clear(codes.PILOT)
+            except OSError as error:
+                self.alarms.raise_(codes.PILOT, codes.CRITICAL, "pilot not readable: %s" % error)
+            self.supervisor.check_in("pilot")
+            await asyncio.sleep_ms(_WINDOW_MS)
+
+    async def _keep_house(self):
+        round_ = 0
+        while True:
+            await asyncio.sleep_ms(_HOUSEKEEPING_MS)
+            round_ += 1
+            self._watch_meter()
+            self.keeper.keep_in_ram()
+            if self.journal.ready and round_ % _CURSOR_EVERY == 0:
+                await self.ledger.save_cursor()
+
+    def _watch_meter(self):
+        poll, now_ms = self.poll, self.clock.mono_ms()
+        latest = poll.latest
+        age_ms = now_ms - (latest.mono_ms if latest else 0)
+        if age_ms > _METER_LOST_MS:
+            self.alarms.raise_(codes.METER, codes.CRITICAL, "meter: %s" % poll.status)
+        elif latest and not self.keeper.refused:
+            self.alarms.clear(codes.METER)
+        if self.keeper.machine.phase == CHARGING and latest:
+            self.keeper.power(latest.power_mw, latest.mono_ms)
+        self.uplink.charging = self.keeper.machine.phase == CHARGING
+        self.supervisor.check_in("house")
+
+    async def main(self):
+        """Run until the power goes."""
+        start = self.supervisor.start
+        start("meter", self.poll.run)
+        start("pilot", self._watch_pilot)
+        start("session", self.keeper.run)
+        start("uplink", self.uplink.run)
+        start("house", self._keep_house)
+        await self.supervisor.run()
+
+    def run(self):
+        """Enter the event loop."""
+        asyncio.run(self.main())

@@ -1,0 +1,127 @@
+"""Makes durable what happens: signed records, events and audit entries, one writer at a time.
+
+A payload is built once, as the JSON text that is published; those bytes are what lies on flash.
+"""
+
+import asyncio
+import binascii
+import hashlib
+import json
+
+from evmeter.ledger import journal as frames
+from evmeter.ledger import ocmf
+
+
+def account(kind, payload):
+    """What a frame found on flash changes in the journal's head: (pagination, open begin sequence,
+    register mWh, record hash), None where it changes nothing."""
+    message = json.loads(payload)
+    if kind != frames.REC:
+        return None, None, message.get("reg_mwh"), None
+    text = message["ocmf"]
+    open_seq = {"begin": message["seq"], "complete": 0}.get(message["kind"])
+    record_hash = hashlib.sha256(ocmf.signed_part(text)).digest()[:16]
+    return ocmf.pagination(text), open_seq, message.get("reg_mwh"), record_hash
+
+
+class Ledger:
+    """`quiet` is an async context manager in which no Modbus transaction runs: a flash erase
+    stops interrupts for up to 400 ms, and a reply in that time would be lost. `identity()` gives
+    what every record repeats: (OCMF fields, the meter's energy step in mWh, where the serial
+    number is from: "meter" or "label")."""
+
+    def __init__(self, journal, signer, clock, quiet, identity):
+        self._journal = journal
+        self._signer = signer
+        self._clock = clock
+        self._quiet = quiet
+        self._lock = asyncio.Lock()
+        self._identity = identity
+
+    def can_sign(self):
+        """Whether there is a key."""
+        return self._signer is not None
+
+    def begin_reading(self, seq):
+        """What the begin record in frame `seq` says: (pagination, Unix ms, quality, register mWh).
+        Raises JournalError."""
+        buffer = bytearray(frames.MAX_PAYLOAD)
+        kind, length = self._journal.read(seq, buffer)
+        message = json.loads(bytes(memoryview(buffer)[:length]))
+        if kind != frames.REC or message["kind"] != "begin":
+            raise frames.JournalError("frame %d is no begin record" % seq)
+        return (ocmf.pagination(message["ocmf"]), message["begin_ms"], message["tq"],
+                message["begin_mwh"])
+
+    def _message(self, fields, sid, at_unix_ms, quality):
+        fields["v"] = 1
+        fields["ts"] = at_unix_ms // 1000
+        fields["tq"] = quality
+        fields["k"] = self._signer.key_id if self._signer else ""
+        fields["seq"] = self._journal.next_seq
+        fields["sid"] = sid
+        return json.dumps(fields).encode()
+
+    async def _append(self, kind, payload, **head):
+        async with self._quiet:
+            return self._journal.append(kind, payload, **head)
+
+    async def event(self, name, sid, at_mono_ms, fields, mark_mwh=None):
+        """Append the event `name`, which happened at `at_mono_ms`; returns its sequence number.
+
+        `mark_mwh`: the register that the event accounts for. Raises JournalError.
+        """
+        async with self._lock:
+            fields["ev"] = name
+            if mark_mwh is not None:
+                fields["reg_mwh"] = mark_mwh
+            payload = self._message(fields, sid, self._clock.unix_ms_at(at_mono_ms),
+                                    self._clock.quality)
+            return await self._append(frames.EVT, payload, mark_mwh=mark_mwh)
+
+    async def begin(self, reading, device_id):
+        """Sign and append the begin record over one reading (TX=B); returns (sequence number,
+        pagination, session id). Raises JournalError, SignerError, OcmfError."""
+        async with self._lock:
+            page = self._journal.page + 1
+            sid = "%s-%06d" % (device_id, page)
+            seq = self._journal.next_seq
+            await self._record("begin", page, sid, (reading,), [], seq, None)
+            return seq, page, sid
+
+    async def complete(self, sid, readings, gap_mwh, billable):
+        """Sign and append the complete record: begin reading, tariff changes, end reading.
+        Returns its sequence number. Raises JournalError, SignerError, OcmfError."""
+        vendor = [("ZB", 1 if billable else 0)]
+        if gap_mwh:
+            vendor.append(("ZG", gap_mwh))
+        async with self._lock:
+            return await self._record("complete", self._journal.page + 1, sid, readings, vendor,
+                                      0, readings[-1][3])
+
+    async def _record(self, kind, page, sid, readings, vendor, open_seq, mark_mwh):
+        journal = self._journal
+        previous = binascii.hexlify(journal.record_hash).decode()
+        fields, step_mwh, serial_source = self._identity()
+        vendor = [("ZP", previous), ("ZS", sid), ("ZQ", serial_source)] + vendor
+        signed = ocmf.payload(kind, fields, page, step_mwh, readings, vendor)
+        digest = hashlib.sha256(signed.encode()).digest()
+        text = ocmf.envelope(signed, await self._signer.sign(digest))
+        unix_ms, quality, _, begin_mwh, _, _ = readings[0]
+        message = {"kind": kind, "ocmf": text, "begin_mwh": begin_mwh, "begin_ms": unix_ms}
+        if mark_mwh is not None:
+            message["reg_mwh"] = mark_mwh
+            unix_ms, quality = readings[-1][:2]
+        payload = self._message(message, sid, unix_ms, quality)
+        return await self._append(frames.REC, payload, page=page, open_seq=open_seq,
+                                  mark_mwh=mark_mwh, record_hash=digest[:16])
+
+    async def save(self, name, body):
+        """Replace a checkpoint whole. Raises JournalError."""
+        async with self._quiet:
+            self._journal.save_small(name, body)
+
+    async def save_cursor(self):
+        """Make the confirmed position durable. Raises JournalError."""
+        async with self._quiet:
+            self._journal.save_cursor()

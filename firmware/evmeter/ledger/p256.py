@@ -1,0 +1,201 @@
+"""ECDSA on NIST P-256 in big-integer Python, cut into slices.
+
+Whatever takes long is a generator: each `yield` is a place where the caller may let other tasks
+run, and the result is the generator's return value. On an ESP32 at 160 MHz a slice is about ten
+to twenty milliseconds by estimate (13,970 instructions for one multiplication modulo p).
+
+Multiples of the base point use a signed all-bits comb (Lim and Lee, CRYPTO '94; Hedabou, Pinel
+and Beneteau for the signed digits): every column has a digit other than zero, so that each
+scalar takes the same sequence of doublings and additions. Points are Jacobian, a = -3. Big-integer
+arithmetic does not take constant time; the caller randomises Z and blinds the inverse.
+
+`pow(x, -1, m)` is not used: it returns 0 on MicroPython.
+"""
+
+from micropython import const
+
+from evmeter.ledger.p256_comb import TABLE
+
+P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
+N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+
+_INFINITY = (0, 1, 0)
+_BITS = const(256)
+# The shape of the comb, as in tools/evmeter_tools/comb.py
+_TEETH = const(7)
+_SUBTABLES = const(2)
+_COLUMNS = const(19)
+_SPACING = const(_SUBTABLES * _COLUMNS)
+_MASK = const((1 << _TEETH - 1) - 1)
+
+
+def inverse(a, m):
+    """Return the inverse of `a` modulo the prime `m`; `a` is no multiple of `m`.
+
+    Extended Euclid: its time depends on `a`, so a secret `a` comes multiplied by a random blind.
+    """
+    a %= m
+    b, u, v = m, 1, 0
+    while a:
+        q, r = divmod(b, a)
+        a, b, u, v = r, a, v - q * u, u
+    return v % m
+
+
+def _double(x, y, z):
+    zz = z * z % P
+    m = 3 * (x - zz) * (x + zz) % P
+    yy = y * y % P
+    s = 4 * x * yy % P
+    x3 = (m * m - 2 * s) % P
+    return x3, (m * (s - x3) - 8 * yy * yy) % P, 2 * y * z % P
+
+
+def _add(x1, y1, z1, x2, y2):
+    """Add the affine point (x2, y2) to the Jacobian point (x1, y1, z1), reduced modulo P.
+
+    The infinite point is (0, any, 0). The branches are met by crafted scalars only.
+    """
+    zz = z1 * z1 % P
+    h = x2 * zz % P - x1
+    r = y2 * (z1 * zz % P) % P - y1
+    if not h:
+        if not z1:
+            return x2, y2, 1
+        return _INFINITY if r else _double(x1, y1, z1)
+    hh = h * h % P
+    hhh = h * hh % P
+    v = x1 * hh % P
+    x3 = (r * r - hhh - 2 * v) % P
+    return x3, (r * (v - x3) - y1 * hhh) % P, z1 * h % P
+
+
+def _affine(x, y, z):
+    z = inverse(z, P)
+    zz = z * z % P
+    return x * zz % P, y * (zz * z % P) % P
+
+
+def on_curve(x, y):
+    """Tell whether (x, y) is a point of the curve, other than the infinite one."""
+    return 0 <= x < P and 0 <= y < P and (y * y - x * (x * x - 3) - _B) % P == 0
+
+
+def _codes(k):
+    """Return one byte for each comb column of the scalar k, 0 < k < N: index and sign."""
+    negative = ~k & 1
+    # Digits of +-1 stand for an odd scalar; N is odd, so that one of k and N - k is.
+    k = (k, N - k)[negative]
+    k = (k >> 1 | 1 << _TEETH * _SPACING - 1).to_bytes(_TEETH * _SPACING + 7 >> 3, "little")
+    codes = bytearray(_SPACING)
+    for column in range(_SPACING):
+        code = 0
+        for bit in range(column + (_TEETH - 1) * _SPACING, -1, -_SPACING):
+            code = code << 1 | k[bit >> 3] >> (bit & 7) & 1
+        # The top tooth's sign is factored out: where it is clear, the whole point is negated.
+        sign = code >> _TEETH - 1
+        codes[column] = (code ^ sign - 1) & _MASK | (sign ^ negative) << _TEETH - 1
+    return codes
+
+
+def _point(code, table):
+    """Return the affine point of a column's code in one of the sub-tables."""
+    at = (table << _TEETH - 1 | code & _MASK) << 6
+    y = int.from_bytes(TABLE[at + 32 : at + 64], "little")
+    return int.from_bytes(TABLE[at : at + 32], "little"), (P - y, y)[code >> _TEETH - 1]
+
+
+def base_mult(k, blind):
+    """Multiply the base point: a generator that returns the affine (x, y) of k*G.
+
+    `k` is 1..N-1; `blind`, 1..P-1, scales Z and is to be drawn afresh for a secret `k`.
+    """
+    codes = _codes(k)
+    yield
+    x, y = _point(codes[-1], _SUBTABLES - 1)
+    z = blind
+    zz = z * z % P
+    x, y = x * zz % P, y * (zz * z % P) % P
+    table = _SUBTABLES - 1
+    for column in range(_COLUMNS - 1, -1, -1):
+        if column < _COLUMNS - 1:
+            x, y, z = _double(x, y, z)
+            table = _SUBTABLES
+        while table:
+            table -= 1
+            x2, y2 = _point(codes[table * _COLUMNS + column], table)
+            x, y, z = _add(x, y, z, x2, y2)
+        yield
+    return _affine(x, y, z)
+
+
+def sign(d, digest, k, z_blind, k_blind):
+    """Sign: a generator that returns (r, s).
+
+    `d` is the secret key and `k` the nonce, 1..N-1; `digest` has 32 bytes; `z_blind` (1..P-1) and
+    `k_blind` (1..N-1) are random. An r or s of zero, which the standard refuses, is returned as
+    it is and fails in `verify`.
+    """
+    x, _ = yield from base_mult(k, z_blind)
+    yield
+    r = x % N
+    e = int.from_bytes(digest, "big")
+    # (k b)^-1 (e b + r (d b)): neither k nor d meets a variable-time step without the blind b
+    s = (e * k_blind + r * (d * k_blind % N)) % N
+    s = s * inverse(k * k_blind % N, N) % N
+    return r, s
+
+
+def _wnaf(k):
+    """Return the digits of k in non-adjacent form of width 4, lowest first, each plus 8."""
+    digits = bytearray(_BITS + 1)
+    for i in range(_BITS + 1):
+        digit = 0
+        if k & 1:
+            digit = (k & 15 ^ 8) - 8
+            k -= digit
+        digits[i] = digit + 8
+        k >>= 1
+    return digits
+
+
+def verify(qx, qy, digest, r, s):
+    """Check a signature: a generator that returns True or False.
+
+    (qx, qy) is the public key, checked to be on the curve. Not for secrets: the time depends on
+    the values.
+    """
+    if not (0 < r < N and 0 < s < N and on_curve(qx, qy)):
+        return False
+    w = inverse(s, N)
+    yield
+    u1 = int.from_bytes(digest, "big") * w % N
+    # A digest of zero has no comb digits and adds nothing.
+    codes = _codes(u1) if u1 else None
+    digits = _wnaf(r * w % N)
+    # Q, 3Q, 5Q, 7Q
+    x2, y2 = _affine(*_double(qx, qy, 1))
+    yield
+    multiples = [(qx, qy)]
+    for _ in range(3):
+        x, y = multiples[-1]
+        multiples.append(_affine(*_add(x, y, 1, x2, y2)))
+        yield
+    x, y, z = _INFINITY
+    for i in range(_BITS, -1, -1):
+        x, y, z = _double(x, y, z)
+        digit = digits[i] - 8
+        if digit:
+            x2, y2 = multiples[abs(digit) >> 1]
+            x, y, z = _add(x, y, z, x2, y2 if digit > 0 else P - y2)
+        if codes and i < _COLUMNS:
+            # The comb's columns share the last doublings.
+            for table in range(_SUBTABLES):
+                x2, y2 = _point(codes[table * _COLUMNS + i], table)
+                x, y, z = _add(x, y, z, x2, y2)
+        if not i & 3:
+            yield
+    if not z:
+        return False
+    return _affine(x, y, z)[0] % N == r

@@ -1,0 +1,84 @@
+"""The live messages: birth, status, telemetry, diagnostics. Texts are JSON, whole numbers with
+their unit in the key."""
+
+import gc
+import json
+
+from evmeter import VERSION
+from evmeter.session import pilot
+
+
+class Monitor:
+    """Builds the messages from what the other rooms show."""
+
+    def __init__(self, config, clock, board, poll, keeper, journal, signer, alarms, boots):
+        self._boots = boots
+        self._config = config
+        self._clock = clock
+        self._board = board
+        self._poll = poll
+        self._keeper = keeper
+        self._journal = journal
+        self._signer = signer
+        self._alarms = alarms
+        self._number = 0
+
+    def _text(self, fields):
+        unix_ms, quality = self._clock.now()
+        fields["v"] = 1
+        fields["ts"] = unix_ms // 1000
+        fields["tq"] = quality
+        return json.dumps(fields)
+
+    def info(self):
+        """The birth message."""
+        meter, journal, signer = self._poll, self._journal, self._signer
+        return self._text({
+            "fw": VERSION, "board": self._board.name, "make": meter.make, "model": meter.model,
+            "serial": meter.serial, "k": signer.key_id if signer else "",
+            "spki": signer.spki_hex() if signer else "", "caps": [],
+            "boot": self._boots, "cause": self._board.reset_cause,
+            "head": journal.next_seq - 1, "tail": journal.cursor + 1,
+        })
+
+    def status(self):
+        """Pilot, session, alarms, backlog; no user's identity."""
+        self._number += 1
+        keeper = self._keeper
+        state = keeper.filter.state
+        latest = self._poll.latest
+        return self._text({
+            "n": self._number, "st": keeper.machine.phase or "idle",
+            "cp": "" if state is None else pilot.NAMES[state],
+            "pwm": 1 if keeper.filter.pwm else 0, "sid": keeper.sid,
+            "s_mwh": keeper.energy_mwh(), "i_max_ma": None, "al": self._alarms.codes(),
+            "pend": self._journal.unconfirmed(), "meter": self._poll.status,
+            "age_ms": self._clock.mono_ms() - latest.mono_ms if latest else -1,
+        })
+
+    def telemetry(self):
+        """Live values with their age; None where the meter has not been read yet."""
+        latest = self._poll.latest
+        if latest is None:
+            return None
+        keeper = self._keeper
+        return self._text({
+            "age_ms": self._clock.mono_ms() - latest.mono_ms, "q": latest.quality,
+            "e_mwh": latest.import_mwh, "x_mwh": latest.export_mwh, "p_mw": latest.power_mw,
+            "u_mv": latest.voltages_mv, "i_ma": latest.currents_ma, "f_mhz": latest.frequency_mhz,
+            "sid": keeper.sid, "s_mwh": keeper.energy_mwh(),
+            "head": self._journal.next_seq - 1, "cur": self._journal.cursor,
+        })
+
+    def diagnostics(self, counters):
+        """Memory, bus and link counters."""
+        counters["heap_free"] = gc.mem_free()
+        counters["heap_used"] = gc.mem_alloc()
+        counters["up_s"] = self._clock.mono_ms() // 1000
+        counters["free_pc"] = self._journal.free_percent() if self._journal.ready else 0
+        return self._text(counters)
+
+    def alarms(self):
+        """Alarms raised or cleared since the last call: (code, JSON or "" for a cleared one)."""
+        return [(code, json.dumps(fields) if fields else "")
+                for code, fields in self._alarms.changes()]

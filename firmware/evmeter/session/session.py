@@ -1,0 +1,50 @@
+"""The open session and its checkpoint."""
+
+import struct
+
+from micropython import const
+
+_VERSION = const(1)
+_FORMAT = "<BBIIqqBqqBqII"
+
+
+class Session:
+    """What is known of the open session. Registers are rounded to the meter's energy step."""
+
+    def __init__(self):
+        self.begin_seq = 0
+        self.page = 0  # pagination of the begin record; it also numbers the session
+        self.begin_mwh = 0
+        self.begin_unix_ms = 0
+        self.begin_quality = "U"
+        self.last_mwh = 0
+        self.last_unix_ms = 0
+        self.last_quality = "U"
+        self.gap_mwh = 0
+        self.duration_s = 0  # up to the checkpoint, by the monotonic clock
+        self.meter = 0  # CRC-32 of the meter's serial number
+        self.charged = False
+        self.spoiled = ""  # why the session cannot be billed, if so
+
+    def pack(self):
+        """The checkpoint: 61 bytes."""
+        return struct.pack(
+            _FORMAT, _VERSION, (1 if self.charged else 0) | (2 if self.spoiled else 0),
+            self.begin_seq, self.page, self.begin_mwh, self.begin_unix_ms,
+            ord(self.begin_quality), self.last_mwh, self.last_unix_ms, ord(self.last_quality),
+            self.gap_mwh, self.duration_s, self.meter)
+
+
+def unpack(body):
+    """The session in a checkpoint, or None where there is none that can be read."""
+    if not body or len(body) != struct.calcsize(_FORMAT) or body[0] != _VERSION:
+        return None
+    session = Session()
+    (_, flags, session.begin_seq, session.page, session.begin_mwh, session.begin_unix_ms, begin,
+     session.last_mwh, session.last_unix_ms, last, session.gap_mwh,
+     session.duration_s, session.meter) = struct.unpack(_FORMAT, body)
+    session.begin_quality = chr(begin)
+    session.last_quality = chr(last)
+    session.charged = bool(flags & 1)
+    session.spoiled = "before reboot" if flags & 2 else ""
+    return session

@@ -1,0 +1,5 @@
+import board
+
+from evmeter.app import App
+
+App(board.build()).run()

@@ -1,0 +1,96 @@
+"""The firmware on the host board: provision, start, cut the power, reset."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from evmeter_tools.errors import UserError
+from evmeter_tools.paths import BUILD, FIRMWARE, HOST_BOARD, ROOT
+
+HEAP = "384k"
+_CPYTHON = """\
+import runpy, sys
+import cpython_shim
+cpython_shim.install()
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+_PROVISION = "from evmeter.system import provision\nprovision.main()\n"
+_END_S = 5
+
+
+def micropython():
+    """Path of MicroPython for the host, or None where there is none."""
+    path = BUILD / "bin" / "micropython"
+    return path if path.exists() else None
+
+
+class HostDevice:
+    """One device in the run folder `folder`; `interpreter` is "micropython" or "cpython"."""
+
+    def __init__(self, folder, interpreter="micropython", heap=HEAP):
+        self.folder = Path(folder)
+        self.interpreter = interpreter
+        self._heap = heap
+        self._process = None
+        self._log = None
+
+    def _command(self, script):
+        path = [str(FIRMWARE), str(ROOT), str(HOST_BOARD), str(BUILD / "upy-lib")]
+        env = dict(os.environ, EVMETER_HOST_DIR=str(self.folder))
+        if self.interpreter == "micropython":
+            program = micropython()
+            if program is None:
+                raise UserError("no MicroPython in build/bin; run 'make setup'")
+            env["MICROPYPATH"] = ":".join(path)
+            return [str(program), "-X", "heapsize=" + self._heap, str(script)], env
+        env["PYTHONPATH"] = os.pathsep.join(path)
+        return [sys.executable, "-u", "-c", _CPYTHON, str(script)], env
+
+    def write_config(self, config):
+        """Put the configuration (a dict) where the board reads it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+    def provision(self):
+        """Run the commissioning on the device; returns its public facts (id, key id, SPKI)."""
+        script = self.folder / "provision.py"
+        script.write_text(_PROVISION)
+        command, env = self._command(script)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60,
+                              check=False)
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+            raise UserError("provisioning failed: %s" % lines[-1])
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def start(self):
+        """Switch the device on. Its output goes to device.log in the run folder."""
+        self._log = (self.folder / "device.log").open("ab")
+        command, env = self._command(FIRMWARE / "main.py")
+        self._process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
+                                         stdout=self._log, stderr=subprocess.STDOUT)
+
+    def running(self):
+        """Whether the firmware's process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def _end(self, how, cause):
+        if self.running():
+            self._process.send_signal(how)
+            self._process.wait(_END_S)
+        if self._log:
+            self._log.close()
+        (self.folder / "reset").write_text(cause)
+        self._process = None
+
+    def cut_power(self):
+        """Take the power away in mid-stride: SIGKILL, RTC memory lost."""
+        self._end(signal.SIGKILL, "power-on")
+        (self.folder / "rtc.bin").unlink(missing_ok=True)
+
+    def watchdog_reset(self):
+        """Reset as the watchdog does: SIGKILL, RTC memory kept."""
+        self._end(signal.SIGKILL, "watchdog")

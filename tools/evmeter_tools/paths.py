@@ -1,0 +1,8 @@
+"""Where things lie in the checkout."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build"
+FIRMWARE = ROOT / "firmware"
+HOST_BOARD = ROOT / "boards" / "host"

@@ -1,0 +1,323 @@
+"""Judge OCMF records and sessions: pure functions, no files, no printing.
+
+A record holds when its signature is right and it keeps the rules by which S.A.F.E.'s
+Transparenzsoftware and the OCMF specification judge it; a `complete` record is then what S.A.F.E.
+calls a complete transaction. Reasons are whole words, one for each fault found.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+
+from evmeter_tools.verify.parse import RecordError, check_signature, key_id, parse_key, split
+
+END_LETTERS = "ELRAP"
+LEVELS = ("NONE", "HEARSAY", "TRUSTED", "VERIFIED", "CERTIFIED", "SECURE")
+ERROR_LEVELS = ("MISMATCH", "INVALID", "OUTDATED", "UNKNOWN")
+ID_TYPES = (
+    "NONE DENIED UNDEFINED ISO14443 ISO15693 EMAID EVCCID EVCOID ISO7812 CARD_TXN_NR CENTRAL "
+    "CENTRAL_1 CENTRAL_2 LOCAL LOCAL_1 LOCAL_2 PHONE_NUMBER KEY_CODE"
+).split()
+FLAGS = {
+    "RFID": "NONE PLAIN RELATED PSK".split(),
+    "OCPP": "NONE RS AUTH RS_TLS AUTH_TLS CACHE WHITELIST CERTIFIED".split(),
+    "ISO15118": "NONE PNC".split(),
+    "PLMN": "NONE RING SMS".split(),
+}
+STATUS = {
+    "N": "meter not present", "G": "good", "T": "timeout", "D": "meter disconnected",
+    "R": "meter removed", "M": "meter manipulated", "X": "meter exchanged",
+    "I": "incompatible meter", "O": "out of range", "S": "substitute value",
+    "E": "other error", "F": "read error",
+}  # fmt: skip
+_TEXTS = ("GI", "GS", "GV", "MV", "MM", "MF", "ID", "CT", "CI")
+_KNOWN = (*_TEXTS, "FV", "PG", "MS", "IS", "IL", "IF", "IT", "TT", "CF", "LC", "RD")
+_READING_KEYS = ("TM", "TX", "RV", "RI", "RU", "RT", "CL", "EF", "ST")
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d),(\d{3})([+-])(\d\d)(\d\d) ([UISR])", re.ASCII
+)
+_REGISTER = re.compile(
+    r"([0-9A-F]{1,2})-([0-9A-F]{1,2}):([0-9A-F]{1,2})\.([0-9A-F]{1,2})\.([0-9A-F]{1,2})"
+    r"(?:\*([0-9A-F]{1,3}))?",
+    re.ASCII | re.IGNORECASE,
+)
+_LAW_RELEVANT = (0x01, 0x98, 0x9E, *range(0xB0, 0xC8))
+_MWH = {"kWh": 1_000_000, "Wh": 1000}
+
+
+@dataclass
+class Reading:
+    """One reading of a record; `mwh` is its register as an integer, None where it has none."""
+
+    tx: str
+    time: datetime
+    quality: str
+    mwh: int | None
+    raw: dict
+
+
+@dataclass
+class Verdict:
+    """What was found out about one record.
+
+    kind        "begin", "complete", "tariff" or "other"
+    signature   True, False, or None where no key was at hand
+    complete    a complete transaction by S.A.F.E.'s rules
+    reasons     why it does not hold; empty when it does
+    notes       what a reader should know and is no fault
+    signed      the signed bytes, `payload` the same parsed, None where they cannot be read
+    key         DER of the key it was checked with
+    """
+
+    text: str
+    kind: str = "other"
+    signature: bool | None = None
+    complete: bool = False
+    reasons: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+    signed: bytes | None = None
+    payload: dict | None = None
+    readings: list = field(default_factory=list)
+    key: bytes | None = None
+
+    @property
+    def ok(self):
+        """Tell whether the record holds: signed by the key and free of faults."""
+        return self.signature is True and not self.reasons
+
+    def get(self, name):
+        """Return a value of the payload, None where there is none."""
+        return None if self.payload is None else self.payload.get(name)
+
+    @property
+    def page(self):
+        """The number of a `T<n>` pagination, None where there is none."""
+        match = re.fullmatch("T(0|[1-9][0-9]{0,17})", str(self.get("PG")), re.ASCII)
+        return int(match[1]) if match else None
+
+    @property
+    def session(self):
+        """The session id from the vendor key ZS, None where there is none."""
+        value = self.get("ZS")
+        return value if isinstance(value, str) else None
+
+    @property
+    def hash(self):
+        """What the next record of the device names in ZP, None for an unreadable record."""
+        return None if self.signed is None else hashlib.sha256(self.signed).digest()[:16].hex()
+
+    @property
+    def key_id(self):
+        """The short name of the key it was checked with, None without one."""
+        return None if self.key is None else key_id(self.key)
+
+
+def parse_time(text):
+    """Return (datetime, quality) of an OCMF time; raise `RecordError` for another form."""
+    match = _TIME.fullmatch(text) if isinstance(text, str) else None
+    if not match:
+        raise RecordError("TM %.40r is not YYYY-MM-DDThh:mm:ss,mmm+hhmm and U, I, S or R" % (text,))
+    numbers = [int(group) for group in match.groups()[:7]]
+    offset = timedelta(hours=int(match[9]), minutes=int(match[10]))
+    try:
+        zone = timezone(-offset if match[8] == "-" else offset)
+        return datetime(*numbers[:6], numbers[6] * 1000, zone), match[11]
+    except (ValueError, OverflowError):
+        raise RecordError("TM %s is no time of the calendar" % text) from None
+
+
+def is_billing_register(text):
+    """Tell whether S.A.F.E. takes this OBIS code for a billing register."""
+    match = _REGISTER.fullmatch(text) if isinstance(text, str) else None
+    if not match:
+        return False
+    a, _, c, d, _ = (int(group, 16) for group in match.groups()[:5])
+    last = None if match[6] is None else int(match[6], 16)
+    return a == 1 and d == 8 and c in _LAW_RELEVANT and last in (None, 0, 0xFF, 0x255, 0x200)
+
+
+def register_mwh(value, unit):
+    """Return a register in mWh; raise `RecordError` unless it is a whole number of them."""
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        raise RecordError("RV %.20r is no number" % (value,))
+    if unit not in _MWH:
+        raise RecordError("RU %.20r is neither kWh nor Wh" % (unit,))
+    if not 0 <= value < 10**12:
+        raise RecordError("RV is out of range")
+    mwh = Decimal(value) * _MWH[unit]
+    if mwh != int(mwh):
+        raise RecordError("RV is finer than a milliwatt-hour")
+    return int(mwh)
+
+
+def _read_reading(raw, number):
+    """Return a Reading; raise `RecordError` for one that is not as the specification has it."""
+    if not isinstance(raw, dict):
+        raise RecordError("reading %d is no object" % number)
+    try:
+        for name in raw:
+            if name not in _READING_KEYS:
+                raise RecordError("unknown key %s" % name[:20])
+        missing = [name for name in ("TM", "TX", "ST") if name not in raw]
+        value = [name for name in ("RV", "RI", "RU") if name in raw]
+        if value or raw.get("TX") != "X":
+            missing += [name for name in ("RV", "RI", "RU") if name not in raw]
+        if missing:
+            raise RecordError("%s missing" % ", ".join(missing))
+        time, quality = parse_time(raw["TM"])
+        if not isinstance(raw["TX"], str) or raw["TX"] not in tuple("BCXELRAPST"):
+            raise RecordError("TX %.20r is not defined" % (raw["TX"],))
+        if not isinstance(raw["ST"], str) or raw["ST"] not in STATUS:
+            raise RecordError("ST %.20r is not defined" % (raw["ST"],))
+        if raw.get("EF", "") not in ("", "E", "t", "Et", "tE"):
+            raise RecordError("EF %.20r is not defined" % (raw["EF"],))
+        if raw.get("RT", "AC") not in ("AC", "DC"):
+            raise RecordError("RT %.20r is not defined" % (raw["RT"],))
+        if not value:
+            return Reading(raw["TX"], time, quality, None, raw)
+        if not is_billing_register(raw["RI"]):
+            raise RecordError("RI %.40r is no billing register" % (raw["RI"],))
+        mwh = register_mwh(raw["RV"], raw["RU"])
+    except RecordError as error:
+        raise RecordError("reading %d: %s" % (number, error)) from None
+    return Reading(raw["TX"], time, quality, mwh, raw)
+
+
+def _user_faults(payload):
+    """Yield what is wrong with the user assignment."""
+    if not isinstance(payload.get("IS"), bool):
+        yield "IS is missing or neither true nor false"
+    level = payload.get("IL", "NONE")
+    if level in ERROR_LEVELS:
+        yield "IL %s says that the user was not identified rightly" % level
+    elif level not in LEVELS:
+        yield "IL %.20r is not defined" % (level,)
+    if payload.get("IT") not in ID_TYPES:
+        yield "IT is missing or not defined"
+    flags = payload.get("IF", [])
+    known = ["%s_%s" % (group, name) for group in FLAGS for name in FLAGS[group]]
+    if not isinstance(flags, list) or not all(flag in known for flag in flags):
+        yield "IF is no list of defined flags"
+    elif len({flag.split("_")[0] for flag in flags}) != len(flags):
+        yield "IF has two flags of one group"
+
+
+def _payload_faults(payload):
+    """Yield what is wrong outside the readings."""
+    for name in payload:
+        if name not in _KNOWN and name[:1] not in tuple("UVWXYZ"):
+            yield "unknown key %s" % name[:20]
+    version = payload.get("FV")
+    if not isinstance(version, str) or not re.fullmatch(r"0\.[1-9]|1\.[0-3]", version, re.ASCII):
+        yield "FV is missing or not 0.1 to 1.3, which S.A.F.E. accepts"
+    if not re.fullmatch("[TF](0|[1-9][0-9]{0,17})", str(payload.get("PG")), re.ASCII):
+        yield "PG is not T or F and a number"
+    if not isinstance(payload.get("MS"), str) or not payload["MS"]:
+        yield "MS, the meter's serial number, is missing"
+    for name in _TEXTS:
+        if name in payload and not isinstance(payload[name], str):
+            yield "%s is no text" % name
+    if str(payload.get("PG"))[:1] == "T":
+        yield from _user_faults(payload)
+    if "ZP" in payload and not re.fullmatch("[0-9a-f]{32}", str(payload["ZP"]), re.ASCII):
+        yield "ZP is not 32 hex digits"
+    if "ZG" in payload and (type(payload["ZG"]) is not int or payload["ZG"] < 0):
+        yield "ZG is no whole number of mWh"
+
+
+def _order_faults(readings):
+    """Yield where times, registers or their meaning do not run on from reading to reading."""
+    for before, after in zip(readings, readings[1:], strict=False):
+        if after.time < before.time:
+            yield "the time goes back from %s to %s" % (before.tx, after.tx)
+        if None not in (before.mwh, after.mwh):
+            if after.mwh < before.mwh:
+                yield "the register goes back from %s to %s" % (before.tx, after.tx)
+            for name in ("RI", "RU", "RT"):
+                if before.raw.get(name) != after.raw.get(name):
+                    yield "%s differs between %s and %s" % (name, before.tx, after.tx)
+
+
+def _kind(letters):
+    ends = [letter for letter in letters if letter in END_LETTERS]
+    if "B" in letters:
+        return "complete" if ends else "begin"
+    return "tariff" if letters and not letters.strip("T") else "other"
+
+
+def _reading_faults(readings, kind):
+    """Yield what is wrong with the readings together, by S.A.F.E.'s begin and end rules."""
+    letters = "".join(reading.tx for reading in readings)
+    if "X" in letters:
+        yield "TX X: time or energy is not usable"
+    if kind == "other":
+        yield "neither a begin nor an end reading: S.A.F.E. would judge the signature alone"
+    if kind in ("begin", "complete"):
+        if letters[0] != "B" or letters.count("B") != 1:
+            yield "there is not exactly one begin reading, first"
+        ends = sum(letters.count(letter) for letter in END_LETTERS)
+        if kind == "complete" and (ends != 1 or letters[-1] not in END_LETTERS):
+            yield "there is not exactly one end reading, last"
+    for reading in readings:
+        if reading.tx == "B" or reading.tx in END_LETTERS:
+            name = "begin" if reading.tx == "B" else "end"
+            status = reading.raw["ST"]
+            if status != "G":
+                yield "%s reading not believed: ST %s, %s" % (name, status, STATUS[status])
+            if "E" in reading.raw.get("EF", ""):
+                yield "%s reading: EF says that its energy is not usable" % name
+    if readings[0].quality == "R" and readings[-1].quality != "R":
+        yield "the begin has a relative time (R) and the end has not"
+    yield from _order_faults(readings)
+
+
+def _judge(verdict):
+    """Fill in what the payload shows, with the reasons against it."""
+    payload = verdict.payload
+    verdict.reasons += _payload_faults(payload)
+    raw = payload.get("RD")
+    if not isinstance(raw, list) or not raw:
+        verdict.reasons.append("RD has no readings")
+        return
+    try:
+        verdict.readings = [_read_reading(item, number + 1) for number, item in enumerate(raw)]
+    except RecordError as error:
+        verdict.reasons.append(str(error))
+        return
+    verdict.kind = _kind("".join(reading.tx for reading in verdict.readings))
+    verdict.reasons += _reading_faults(verdict.readings, verdict.kind)
+    if verdict.kind != "other" and verdict.page is None:
+        verdict.reasons.append("PG is not of the transaction counter T")
+    if payload.get("ZB") == 0:
+        verdict.notes.append("marked not billable by the device")
+    if payload.get("ZG"):
+        verdict.notes.append("%d mWh flowed unseen while the device was off" % payload["ZG"])
+    if not verdict.signed.isascii():
+        verdict.notes.append("not ASCII: other software may read the text differently")
+
+
+def check_record(text, key):
+    """Judge one record's text with a public key; return a `Verdict`, never raise for the record.
+
+    `key` is what `parse_key` takes, or None: then everything but the signature is judged and the
+    record does not hold. Raises `KeyFormatError` for a key that is none.
+    """
+    verdict = Verdict(text)
+    if key is not None:
+        verdict.key = parse_key(key)
+    try:
+        verdict.signed, verdict.payload, section = split(text)
+        if verdict.key is None:
+            verdict.reasons.append("signature: not checked, there is no key")
+        else:
+            verdict.signature = False
+            check_signature(verdict.signed, section, verdict.key)
+            verdict.signature = True
+    except RecordError as error:
+        verdict.reasons.append(str(error))
+    if verdict.payload is not None:
+        _judge(verdict)
+    verdict.complete = verdict.ok and verdict.kind == "complete"
+    return verdict

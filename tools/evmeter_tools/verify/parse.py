@@ -1,0 +1,151 @@
+"""Take a record apart, strictly: sections, JSON, signature, key. Nothing is put together again."""
+
+import base64
+import binascii
+import json
+import re
+from decimal import Decimal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+ALGORITHM = "ECDSA-secp256r1-SHA256"
+_MAX_CHARACTERS = 65536
+_SIGNATURE_KEYS = ("SA", "SE", "SM", "SD")
+
+
+class RecordError(ValueError):
+    """A record that cannot be read: the reason in words."""
+
+
+class KeyFormatError(ValueError):
+    """A public key that is none for these records: the reason in words."""
+
+
+def parse_key(data):
+    """Return the DER (SubjectPublicKeyInfo) of a P-256 public key.
+
+    `data` is DER or PEM as bytes, or text: hex (white space is ignored) or PEM. Raises
+    `KeyFormatError`, for a secret key too.
+    """
+    if isinstance(data, str):
+        data = data.encode()
+    text = b"".join(data.split())
+    try:
+        if data.lstrip().startswith(b"-----"):
+            if b"PRIVATE" in data:
+                raise KeyFormatError("this is a secret key; a public key is needed")
+            key = serialization.load_pem_public_key(data.strip() + b"\n")
+        elif re.fullmatch(rb"[0-9A-Fa-f]+", text):
+            key = serialization.load_der_public_key(bytes.fromhex(text.decode()))
+        else:
+            key = serialization.load_der_public_key(data)
+    except KeyFormatError:
+        raise
+    except Exception as error:  # noqa: BLE001 - `cryptography` raises many kinds
+        raise KeyFormatError(
+            "not a public key: SubjectPublicKeyInfo is needed, as hex, PEM or DER"
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+        raise KeyFormatError("not a P-256 (secp256r1) key, which these records are signed with")
+    return key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def key_id(der):
+    """Return the key's short name: the first 4 bytes of the SHA-256 of its DER, in hex."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(der)
+    return digest.finalize()[:4].hex()
+
+
+def _no_doubles(pairs):
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise RecordError("the key %s stands twice in one object" % double[:20])
+    return result
+
+
+def _no_constant(name):
+    raise RecordError("%s is no JSON number" % name)
+
+
+def strict_json(text, what):
+    """Parse a JSON object; refuse double keys, NaN, trailing data. Fractions become Decimals."""
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_no_doubles,
+            parse_constant=_no_constant,
+            parse_float=Decimal,
+        )
+    except RecordError as error:
+        raise RecordError("%s: %s" % (what, error)) from None
+    except (ValueError, RecursionError, ArithmeticError) as error:
+        raise RecordError("%s: not JSON (%s)" % (what, str(error)[:60])) from None
+    if not isinstance(value, dict):
+        raise RecordError("%s: not a JSON object" % what)
+    return value
+
+
+def split(text):
+    """Split a record into (signed bytes, payload, signature section), the latter two parsed."""
+    if len(text) > _MAX_CHARACTERS:
+        raise RecordError("longer than %d characters" % _MAX_CHARACTERS)
+    parts = text.split("|")
+    if parts[0] != "OCMF":
+        raise RecordError("does not begin with OCMF|")
+    if len(parts) != 3:
+        raise RecordError("%d sections in place of OCMF|payload|signature" % len(parts))
+    try:
+        signed = parts[1].encode("utf-8")
+    except UnicodeEncodeError:
+        raise RecordError("the payload is not Unicode text") from None
+    return signed, strict_json(parts[1], "payload"), strict_json(parts[2], "signature section")
+
+
+def _signature_bytes(section):
+    """Return the DER of the signature from its section; refuse what would change its meaning."""
+    for name in section:
+        if name not in _SIGNATURE_KEYS and name[:1] not in "UVWXYZ":
+            raise RecordError("signature section: unknown key %s" % name[:20])
+    allowed = {"SA": (ALGORITHM,), "SE": ("hex", "base64"), "SM": ("application/x-der",)}
+    for name, values in allowed.items():
+        if name in section and section[name] not in values:
+            raise RecordError(
+                "signature section: %s is %.40r, not %s" % (name, section[name], " or ".join(values))
+            )
+    text = section.get("SD")
+    if not isinstance(text, str):
+        raise RecordError("signature section: SD is missing or no text")
+    if section.get("SE") == "base64":
+        try:
+            return base64.b64decode(text.encode(), validate=True)
+        except (binascii.Error, ValueError):
+            raise RecordError("signature section: SD is not base64") from None
+    if not re.fullmatch("(?:[0-9A-Fa-f]{2})+", text):
+        raise RecordError("signature section: SD is not hex")
+    return bytes.fromhex(text)
+
+
+def check_signature(signed, section, key):
+    """Raise `RecordError` unless the section signs these bytes under the key (DER)."""
+    der = _signature_bytes(section)
+    try:
+        # Only the one right encoding: no padding, no negative numbers, nothing behind it
+        strict = utils.encode_dss_signature(*utils.decode_dss_signature(der)) == der
+    except (ValueError, OverflowError):
+        strict = False
+    if not strict:
+        raise RecordError("signature: SD is not the DER of two numbers")
+    public = serialization.load_der_public_key(key)
+    try:
+        public.verify(der, signed, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise RecordError(
+            "signature: does not belong to this text and key (changed, or another key)"
+        ) from None
