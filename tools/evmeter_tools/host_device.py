@@ -44,7 +44,7 @@ class HostDevice:
             program = micropython()
             if program is None:
                 raise UserError("no MicroPython in build/bin; run 'make setup'")
-            env["MICROPYPATH"] = ":".join(path)
+            env["MICROPYPATH"] = ":".join([*path, ".frozen"])
             return [str(program), "-X", "heapsize=" + self._heap, str(script)], env
         env["PYTHONPATH"] = os.pathsep.join(path)
         return [sys.executable, "-u", "-c", _CPYTHON, str(script)], env

@@ -86,6 +86,7 @@ class Journal:
                 self.faults.append("second store lost")
             self.next_seq = last_seq + 1
             self.hash = last_hash
+            self._save_head()
         elif last_seq + 1 == self.next_seq:
             if last_seq and last_hash != self.hash:
                 self.faults.append("head hash differs")

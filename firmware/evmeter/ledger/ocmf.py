@@ -79,10 +79,10 @@ def register(mwh, step_mwh):
     """Return a register, mWh, as kWh with the decimals of the meter's step, rounded once.
 
     A step of 1000 mWh has three decimals, of 10_000 two, of 1_000_000 none. Raises `OcmfError`
-    for a negative register or a step below 1.
+    for a register that is negative or None, or a step below 1.
     """
-    if mwh < 0 or step_mwh < 1:
-        raise OcmfError("register %d mWh, step %d mWh: not allowed" % (mwh, step_mwh))
+    if mwh is None or mwh < 0 or step_mwh < 1:
+        raise OcmfError("register %s mWh, step %s mWh: not allowed" % (mwh, step_mwh))
     decimals = 6
     unit = 1
     while decimals and step_mwh % (unit * 10) == 0:
@@ -128,29 +128,41 @@ def _reading(reading, step_mwh, current):
     unix_ms, quality, tx, mwh, errors, status = reading
     if len(status) != 1 or status not in "NGTDRMXIOSEF" or errors not in ("", "E", "t", "Et"):
         raise OcmfError("reading status %s, errors %s: not allowed" % (status, errors))
-    text = '{"TM":"%s","TX":"%s"' % (timestamp(unix_ms, quality), tx)
-    if mwh is not None:
-        text += ',"RV":%s,"RI":"%s","RU":"kWh","RT":"%s"' % (
-            register(mwh, step_mwh), _REGISTER, current
-        )
-    return text + ',"EF":"%s","ST":"%s"}' % (errors, status)
+    time = timestamp(unix_ms, quality)
+    value = register(mwh, step_mwh)
+    return '{"TM":"%s","TX":"%s","RV":%s,"RI":"%s","RU":"kWh","RT":"%s","EF":"%s","ST":"%s"}' % (
+        time, tx, value, _REGISTER, current, errors, status
+    )
 
 
-def _check_kind(kind, readings):
+def _check_readings(kind, readings):
     """Raise `OcmfError` unless the readings' TX letters make a record of this kind."""
     letters = "".join([reading[2] for reading in readings])
+    middle = letters
     if kind == "begin":
         good = letters == "B"
+        middle = ""
     elif kind == "complete":
-        good = len(letters) > 1 and letters[0] == "B" and letters[-1] in "ELRAP"
-        good = good and not letters[1:-1].replace("T", "")
+        good = letters[:1] == "B" and letters[-1] in "ELRAP"
+        middle = letters[1:-1]
     else:
-        good = kind == "tariff" and letters and not letters.replace("T", "")
-    if not good or len(letters) != len(readings):
+        good = kind == "tariff" and letters
+    if not good or middle.replace("T", "") or len(letters) != len(readings):
         raise OcmfError("a %s record cannot have the readings %s" % (kind, letters))
-    for reading in readings:
-        if reading[3] is None:
-            raise OcmfError("a %s reading needs a register" % reading[2])
+
+
+def _check_fields(fields, page):
+    known = _GATEWAY + _METER + _USER + _OTHER
+    for key in fields:
+        if key not in known:
+            raise OcmfError("unknown field %s" % key)
+    if not fields.get("MS"):
+        raise OcmfError("MS: the meter's serial number is missing")
+    if page < 0:
+        raise OcmfError("pagination %d is below 0" % page)
+    for key, most in _LENGTHS:
+        if len(fields.get(key, "")) > most:
+            raise OcmfError("%s is longer than %d characters" % (key, most))
 
 
 def payload(kind, fields, page, step_mwh, readings, vendor=(), current="AC"):
@@ -164,22 +176,13 @@ def payload(kind, fields, page, step_mwh, readings, vendor=(), current="AC"):
     readings  tuples (unix_ms, quality, tx, register_mwh, errors, status); errors "", "E", "t" or
               "Et", status one letter of OCMF, "G" for good
     vendor    pairs (key, value); keys begin with U to Z
+    current   "AC" or "DC"
 
     Keys left out of `fields` are left out of the record. FV is the lowest version that defines
     the fields used. Raises `OcmfError`, also when the record would exceed 1875 bytes.
     """
-    _check_kind(kind, readings)
-    known = _GATEWAY + _METER + _USER + _OTHER
-    for key in fields:
-        if key not in known:
-            raise OcmfError("unknown field %s" % key)
-    if not fields.get("MS"):
-        raise OcmfError("MS: the meter's serial number is missing")
-    if page < 0:
-        raise OcmfError("pagination %d is below 0" % page)
-    for key, most in _LENGTHS:
-        if len(fields.get(key, "")) > most:
-            raise OcmfError("%s is longer than %d characters" % (key, most))
+    _check_readings(kind, readings)
+    _check_fields(fields, page)
     version = "1.0"
     for key, since in _SINCE:
         if key in fields:

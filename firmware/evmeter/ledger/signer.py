@@ -21,7 +21,7 @@ _OPAD = int.from_bytes(_OPAD_TAIL, "big")
 
 
 class SignerError(Exception):
-    """A key that cannot be used, a random source that fails, or a signature that does not verify."""
+    """A key that cannot be used, a random source that fails, a signature that is not right."""
 
 
 def _hmac(key, message):
@@ -59,8 +59,8 @@ def nonce(d, digest, extra=b""):
 def generate_key(urandom):
     """Draw a secret key, 32 bytes, from `urandom(n)`.
 
-    Raises `SignerError` when the source looks broken: short, the same byte all over, or the same
-    twice. A draw outside 1..N-1, which happens once in 2**32, is drawn again.
+    Raises `SignerError` when the source looks broken: short, hardly two bytes different, or the
+    same twice. A draw outside 1..N-1, which happens once in 2**32, is drawn again.
     """
     before = urandom(32)
     for _ in range(8):
@@ -136,7 +136,7 @@ class SoftwareSigner:
         return _SPKI_HEAD + x.to_bytes(32, "big") + y.to_bytes(32, "big")
 
     def spki_hex(self):
-        """Return the public key as SubjectPublicKeyInfo in lower-case hex: 91 bytes, 182 digits."""
+        """Return the public key as SubjectPublicKeyInfo in lower-case hex, 182 digits."""
         return binascii.hexlify(self._spki()).decode()
 
     def _random(self, limit):

@@ -46,6 +46,7 @@ class SessionKeeper:
         self.refused = ""
         self.booted = False
         self.on_change = None
+        self.pause = asyncio.sleep_ms  # a test lets its own time pass
 
     # -- the pilot side: called every window, never waits --
 
@@ -91,7 +92,7 @@ class SessionKeeper:
     async def _wait(self, timeout_ms):
         deadline_ms = self._clock.mono_ms() + timeout_ms
         while not self._queue and self._clock.mono_ms() < deadline_ms:
-            await asyncio.sleep_ms(50)
+            await self.pause(50)
             if self.session and self._checkpoint_due():
                 await self._checkpoint()
 
@@ -226,7 +227,7 @@ class SessionKeeper:
                 self._alarms.clear(codes.METER)
                 return quantise(mwh, self._step_mwh), letter, read_ms
             self._alarms.raise_(codes.METER, codes.CRITICAL, "no end reading (%s)" % letter)
-            await asyncio.sleep_ms(_END_RETRY_MS)
+            await self.pause(_END_RETRY_MS)
 
     async def _close(self, at_ms, tx):
         end_mwh, letter, read_ms = await self._final_reading()
@@ -260,7 +261,7 @@ class SessionKeeper:
 
     async def _boot(self):
         while self._meter.latest is None or self.filter.state is None:
-            await asyncio.sleep_ms(100)
+            await self.pause(100)
         now_ms = self._clock.mono_ms()
         register_mwh = self.register_mwh()
         session = self._stored_session() if self._journal.ready else None

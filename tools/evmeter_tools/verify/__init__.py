@@ -1,0 +1,1 @@
+"""`evmeter verify`: independent checking of signed records. `check` judges, `read` finds them."""

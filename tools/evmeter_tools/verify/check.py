@@ -10,8 +10,29 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from itertools import pairwise
 
-from evmeter_tools.verify.parse import RecordError, check_signature, key_id, parse_key, split
+from evmeter_tools.verify.parse import (
+    KeyFormatError,
+    RecordError,
+    check_signature,
+    key_id,
+    parse_key,
+    split,
+)
+from evmeter_tools.verify.sessions import Report, Session, check_all, check_session
+
+__all__ = [
+    "KeyFormatError",
+    "Reading",
+    "Report",
+    "Session",
+    "Verdict",
+    "check_all",
+    "check_record",
+    "check_session",
+    "parse_key",
+]
 
 END_LETTERS = "ELRAP"
 LEVELS = ("NONE", "HEARSAY", "TRUSTED", "VERIFIED", "CERTIFIED", "SECURE")
@@ -32,9 +53,16 @@ STATUS = {
     "I": "incompatible meter", "O": "out of range", "S": "substitute value",
     "E": "other error", "F": "read error",
 }  # fmt: skip
-_TEXTS = ("GI", "GS", "GV", "MV", "MM", "MF", "ID", "CT", "CI")
-_KNOWN = (*_TEXTS, "FV", "PG", "MS", "IS", "IL", "IF", "IT", "TT", "CF", "LC", "RD")
+_TEXTS = ("GI", "GS", "GV", "MV", "MM", "MS", "MF", "ID", "CT", "CI")
+_KNOWN = (*_TEXTS, "FV", "PG", "IS", "IL", "IF", "IT", "TT", "CF", "LC", "RD")
 _READING_KEYS = ("TM", "TX", "RV", "RI", "RU", "RT", "CL", "EF", "ST")
+_VALUE_KEYS = ("RV", "RI", "RU")
+_DEFINED = {
+    "TX": list("BCXELRAPST"),
+    "ST": list(STATUS),
+    "EF": ["", "E", "t", "Et", "tE"],
+    "RT": ["AC", "DC"],
+}
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d),(\d{3})([+-])(\d\d)(\d\d) ([UISR])", re.ASCII
 )
@@ -43,6 +71,7 @@ _REGISTER = re.compile(
     r"(?:\*([0-9A-F]{1,3}))?",
     re.ASCII | re.IGNORECASE,
 )
+_ENERGY = (1, 8)
 _LAW_RELEVANT = (0x01, 0x98, 0x9E, *range(0xB0, 0xC8))
 _MWH = {"kWh": 1_000_000, "Wh": 1000}
 
@@ -118,7 +147,7 @@ def parse_time(text):
     """Return (datetime, quality) of an OCMF time; raise `RecordError` for another form."""
     match = _TIME.fullmatch(text) if isinstance(text, str) else None
     if not match:
-        raise RecordError("TM %.40r is not YYYY-MM-DDThh:mm:ss,mmm+hhmm and U, I, S or R" % (text,))
+        raise RecordError("TM %.40r: not YYYY-MM-DDThh:mm:ss,mmm+hhmm with U, I, S or R" % (text,))
     numbers = [int(group) for group in match.groups()[:7]]
     offset = timedelta(hours=int(match[9]), minutes=int(match[10]))
     try:
@@ -135,14 +164,14 @@ def is_billing_register(text):
         return False
     a, _, c, d, _ = (int(group, 16) for group in match.groups()[:5])
     last = None if match[6] is None else int(match[6], 16)
-    return a == 1 and d == 8 and c in _LAW_RELEVANT and last in (None, 0, 0xFF, 0x255, 0x200)
+    return (a, d) == _ENERGY and c in _LAW_RELEVANT and last in (None, 0, 0xFF, 0x255, 0x200)
 
 
 def register_mwh(value, unit):
     """Return a register in mWh; raise `RecordError` unless it is a whole number of them."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         raise RecordError("RV %.20r is no number" % (value,))
-    if unit not in _MWH:
+    if not isinstance(unit, str) or unit not in _MWH:
         raise RecordError("RU %.20r is neither kWh nor Wh" % (unit,))
     if not 0 <= value < 10**12:
         raise RecordError("RV is out of range")
@@ -152,34 +181,33 @@ def register_mwh(value, unit):
     return int(mwh)
 
 
+def _check_reading(raw):
+    """Raise `RecordError` for a reading that lacks something or holds a value not defined."""
+    for name in raw:
+        if name not in _READING_KEYS:
+            raise RecordError("unknown key %s" % name[:20])
+    needed = ["TM", "TX", "ST"]
+    # Only an exception may come without a register, and then without all three of these.
+    if raw.get("TX") != "X" or any(name in raw for name in _VALUE_KEYS):
+        needed += _VALUE_KEYS
+    missing = [name for name in needed if name not in raw]
+    if missing:
+        raise RecordError("%s missing" % ", ".join(missing))
+    for name, allowed in _DEFINED.items():
+        if name in raw and raw[name] not in allowed:
+            raise RecordError("%s %.20r is not defined" % (name, raw[name]))
+    if "RI" in raw and not is_billing_register(raw["RI"]):
+        raise RecordError("RI %.40r is no billing register" % (raw["RI"],))
+
+
 def _read_reading(raw, number):
     """Return a Reading; raise `RecordError` for one that is not as the specification has it."""
-    if not isinstance(raw, dict):
-        raise RecordError("reading %d is no object" % number)
     try:
-        for name in raw:
-            if name not in _READING_KEYS:
-                raise RecordError("unknown key %s" % name[:20])
-        missing = [name for name in ("TM", "TX", "ST") if name not in raw]
-        value = [name for name in ("RV", "RI", "RU") if name in raw]
-        if value or raw.get("TX") != "X":
-            missing += [name for name in ("RV", "RI", "RU") if name not in raw]
-        if missing:
-            raise RecordError("%s missing" % ", ".join(missing))
+        if not isinstance(raw, dict):
+            raise RecordError("no object")
+        _check_reading(raw)
         time, quality = parse_time(raw["TM"])
-        if not isinstance(raw["TX"], str) or raw["TX"] not in tuple("BCXELRAPST"):
-            raise RecordError("TX %.20r is not defined" % (raw["TX"],))
-        if not isinstance(raw["ST"], str) or raw["ST"] not in STATUS:
-            raise RecordError("ST %.20r is not defined" % (raw["ST"],))
-        if raw.get("EF", "") not in ("", "E", "t", "Et", "tE"):
-            raise RecordError("EF %.20r is not defined" % (raw["EF"],))
-        if raw.get("RT", "AC") not in ("AC", "DC"):
-            raise RecordError("RT %.20r is not defined" % (raw["RT"],))
-        if not value:
-            return Reading(raw["TX"], time, quality, None, raw)
-        if not is_billing_register(raw["RI"]):
-            raise RecordError("RI %.40r is no billing register" % (raw["RI"],))
-        mwh = register_mwh(raw["RV"], raw["RU"])
+        mwh = register_mwh(raw["RV"], raw["RU"]) if "RV" in raw else None
     except RecordError as error:
         raise RecordError("reading %d: %s" % (number, error)) from None
     return Reading(raw["TX"], time, quality, mwh, raw)
@@ -204,6 +232,16 @@ def _user_faults(payload):
         yield "IF has two flags of one group"
 
 
+def _vendor_faults(payload):
+    """Yield what is wrong with the keys that this product adds."""
+    if "ZP" in payload and not re.fullmatch("[0-9a-f]{32}", str(payload["ZP"]), re.ASCII):
+        yield "ZP is not 32 hex digits"
+    if "ZG" in payload and (type(payload["ZG"]) is not int or payload["ZG"] < 0):
+        yield "ZG is no whole number of mWh"
+    if payload.get("ZB", 1) not in (0, 1):
+        yield "ZB is neither 0 nor 1"
+
+
 def _payload_faults(payload):
     """Yield what is wrong outside the readings."""
     for name in payload:
@@ -214,22 +252,19 @@ def _payload_faults(payload):
         yield "FV is missing or not 0.1 to 1.3, which S.A.F.E. accepts"
     if not re.fullmatch("[TF](0|[1-9][0-9]{0,17})", str(payload.get("PG")), re.ASCII):
         yield "PG is not T or F and a number"
-    if not isinstance(payload.get("MS"), str) or not payload["MS"]:
-        yield "MS, the meter's serial number, is missing"
     for name in _TEXTS:
-        if name in payload and not isinstance(payload[name], str):
+        if not isinstance(payload.get(name, ""), str):
             yield "%s is no text" % name
+    if not payload.get("MS"):
+        yield "MS, the meter's serial number, is missing"
     if str(payload.get("PG"))[:1] == "T":
         yield from _user_faults(payload)
-    if "ZP" in payload and not re.fullmatch("[0-9a-f]{32}", str(payload["ZP"]), re.ASCII):
-        yield "ZP is not 32 hex digits"
-    if "ZG" in payload and (type(payload["ZG"]) is not int or payload["ZG"] < 0):
-        yield "ZG is no whole number of mWh"
+    yield from _vendor_faults(payload)
 
 
 def _order_faults(readings):
     """Yield where times, registers or their meaning do not run on from reading to reading."""
-    for before, after in zip(readings, readings[1:], strict=False):
+    for before, after in pairwise(readings):
         if after.time < before.time:
             yield "the time goes back from %s to %s" % (before.tx, after.tx)
         if None not in (before.mwh, after.mwh):
@@ -247,6 +282,16 @@ def _kind(letters):
     return "tariff" if letters and not letters.strip("T") else "other"
 
 
+def _edge_faults(reading):
+    """Yield why S.A.F.E. would not take a begin or end reading."""
+    name = "begin" if reading.tx == "B" else "end"
+    status = reading.raw["ST"]
+    if status != "G":
+        yield "%s reading not believed: ST %s, %s" % (name, status, STATUS[status])
+    if "E" in reading.raw.get("EF", ""):
+        yield "%s reading: EF says that its energy is not usable" % name
+
+
 def _reading_faults(readings, kind):
     """Yield what is wrong with the readings together, by S.A.F.E.'s begin and end rules."""
     letters = "".join(reading.tx for reading in readings)
@@ -254,20 +299,15 @@ def _reading_faults(readings, kind):
         yield "TX X: time or energy is not usable"
     if kind == "other":
         yield "neither a begin nor an end reading: S.A.F.E. would judge the signature alone"
-    if kind in ("begin", "complete"):
-        if letters[0] != "B" or letters.count("B") != 1:
-            yield "there is not exactly one begin reading, first"
-        ends = sum(letters.count(letter) for letter in END_LETTERS)
-        if kind == "complete" and (ends != 1 or letters[-1] not in END_LETTERS):
-            yield "there is not exactly one end reading, last"
+    if kind in ("begin", "complete") and letters.rfind("B") != 0:
+        yield "there is not exactly one begin reading, first"
+    if kind == "complete" and len(letters.rstrip(END_LETTERS)) != len(letters) - 1:
+        yield "there is not exactly one end reading, last"
+    if kind == "complete" and set(letters[:-1]) & set(END_LETTERS):
+        yield "there is an end reading before the last"
     for reading in readings:
         if reading.tx == "B" or reading.tx in END_LETTERS:
-            name = "begin" if reading.tx == "B" else "end"
-            status = reading.raw["ST"]
-            if status != "G":
-                yield "%s reading not believed: ST %s, %s" % (name, status, STATUS[status])
-            if "E" in reading.raw.get("EF", ""):
-                yield "%s reading: EF says that its energy is not usable" % name
+            yield from _edge_faults(reading)
     if readings[0].quality == "R" and readings[-1].quality != "R":
         yield "the begin has a relative time (R) and the end has not"
     yield from _order_faults(readings)

@@ -5,13 +5,16 @@ import binascii
 import json
 import re
 from decimal import Decimal
+from functools import lru_cache
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 ALGORITHM = "ECDSA-secp256r1-SHA256"
 _MAX_CHARACTERS = 65536
+_CACHED_KEYS = 4096
+_SECTIONS = 3
 _SIGNATURE_KEYS = ("SA", "SE", "SM", "SD")
 
 
@@ -23,6 +26,22 @@ class KeyFormatError(ValueError):
     """A public key that is none for these records: the reason in words."""
 
 
+def _load_key(data):
+    """Return the key object of DER, PEM or hex, all as bytes; raise what `cryptography` raises."""
+    if data.lstrip().startswith(b"-----"):
+        return serialization.load_pem_public_key(data.strip() + b"\n")
+    digits = b"".join(data.split())
+    if re.fullmatch(rb"[0-9A-Fa-f]+", digits):
+        data = bytes.fromhex(digits.decode())
+    return serialization.load_der_public_key(data)
+
+
+@lru_cache(_CACHED_KEYS)
+def _public_key(der):
+    return serialization.load_der_public_key(der)
+
+
+@lru_cache(_CACHED_KEYS)
 def parse_key(data):
     """Return the DER (SubjectPublicKeyInfo) of a P-256 public key.
 
@@ -31,19 +50,11 @@ def parse_key(data):
     """
     if isinstance(data, str):
         data = data.encode()
-    text = b"".join(data.split())
+    if b"PRIVATE KEY" in data:
+        raise KeyFormatError("this is a secret key; a public key is needed")
     try:
-        if data.lstrip().startswith(b"-----"):
-            if b"PRIVATE" in data:
-                raise KeyFormatError("this is a secret key; a public key is needed")
-            key = serialization.load_pem_public_key(data.strip() + b"\n")
-        elif re.fullmatch(rb"[0-9A-Fa-f]+", text):
-            key = serialization.load_der_public_key(bytes.fromhex(text.decode()))
-        else:
-            key = serialization.load_der_public_key(data)
-    except KeyFormatError:
-        raise
-    except Exception as error:  # noqa: BLE001 - `cryptography` raises many kinds
+        key = _load_key(data)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyFormatError(
             "not a public key: SubjectPublicKeyInfo is needed, as hex, PEM or DER"
         ) from error
@@ -99,7 +110,7 @@ def split(text):
     parts = text.split("|")
     if parts[0] != "OCMF":
         raise RecordError("does not begin with OCMF|")
-    if len(parts) != 3:
+    if len(parts) != _SECTIONS:
         raise RecordError("%d sections in place of OCMF|payload|signature" % len(parts))
     try:
         signed = parts[1].encode("utf-8")
@@ -117,7 +128,8 @@ def _signature_bytes(section):
     for name, values in allowed.items():
         if name in section and section[name] not in values:
             raise RecordError(
-                "signature section: %s is %.40r, not %s" % (name, section[name], " or ".join(values))
+                "signature section: %s is %.40r, not %s"
+                % (name, section[name], " or ".join(values))
             )
     text = section.get("SD")
     if not isinstance(text, str):
@@ -142,9 +154,8 @@ def check_signature(signed, section, key):
         strict = False
     if not strict:
         raise RecordError("signature: SD is not the DER of two numbers")
-    public = serialization.load_der_public_key(key)
     try:
-        public.verify(der, signed, ec.ECDSA(hashes.SHA256()))
+        _public_key(key).verify(der, signed, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         raise RecordError(
             "signature: does not belong to this text and key (changed, or another key)"

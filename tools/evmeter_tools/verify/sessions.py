@@ -1,10 +1,11 @@
 """Judge what belongs together: the records of a session, and all records of a device."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 _DEVICE = ("GI", "GS", "GV", "MV", "MM", "MS", "MF")
-_USER = ("IS", "IL", "IF", "IT", "ID", "TT", "CF", "LC", "CT", "CI")
-_FIRST = "0" * 32
+_USER = ("IS", "IL", "IF", "IT", "ID")
+_PLACE = ("TT", "CF", "LC", "CT", "CI")
 _QUALITY = "RUIS"
 
 
@@ -64,15 +65,18 @@ def _pages(records):
     return ", ".join(str(record.get("PG")) for record in records)
 
 
-def _same_faults(records):
+def _same_faults(session):
     """Yield which fields, or the key, differ between a session's records."""
-    first = records[0]
-    for other in records[1:]:
-        for name in _DEVICE + _USER:
-            if first.get(name) != other.get(name):
-                yield "%s differs between %s" % (name, _pages([first, other]))
-        if first.key != other.key:
-            yield "the key differs between %s" % _pages([first, other])
+    for before, after in pairwise(session.records):
+        names = _DEVICE + _USER + _PLACE
+        if before.get("IS") is False and after.get("IS") is True:
+            session.notes.append("the user was assigned after %s" % _pages([before]))
+            names = _DEVICE + _PLACE
+        for name in names:
+            if before.get(name) != after.get(name):
+                yield "%s differs between %s" % (name, _pages([before, after]))
+        if before.key != after.key:
+            yield "the key differs between %s" % _pages([before, after])
 
 
 def _step_faults(before, after):
@@ -116,49 +120,54 @@ def _find_readings(session, begins, completes):
         session.end = completes[0].readings[-1]
 
 
+def _page_faults(records):
+    """Yield where a session's pages do not run on."""
+    paged = [record for record in records if record.page is not None]
+    for before, after in pairwise(paged):
+        yield from _step_faults(before, after)
+        gap = _gap(before, after)
+        if gap:
+            yield gap
+        if after.kind == "begin":
+            yield "the begin record %s is not the first" % _pages([after])
+
+
+def _state(session, begins, completes):
+    """Return the session's state, with the notes that go with it."""
+    if not session.ok:
+        return "broken"
+    if completes:
+        if not begins:
+            session.notes.append("its begin record is not in the input")
+        return "complete"
+    session.notes.append("no complete record: still open, or its end is not in the input")
+    return "open"
+
+
 def check_session(records, session_id=""):
     """Judge the records of one session (`Verdict`s) together; return a `Session`.
 
     A complete record proves a session by itself; a begin record alone is an open session. Pages
     must run on without a gap, serial numbers, user and key must agree.
     """
-    records = _unique(records)
-    session = Session(session_id, records)
-    by_kind = {
-        kind: [record for record in records if record.kind == kind]
+    session = Session(session_id, _unique(records))
+    begins, completes, tariffs, others = (
+        [record for record in session.records if record.kind == kind]
         for kind in ("begin", "complete", "tariff", "other")
-    }
-    begins, completes, tariffs = (by_kind[kind] for kind in ("begin", "complete", "tariff"))
+    )
     reasons = session.reasons
     if len(begins) > 1 or len(completes) > 1:
         reasons.append("more than one begin or complete record: %s" % _pages(begins + completes))
-    reasons += _same_faults(records)
+    if others:
+        reasons.append("%s: neither begin, complete nor tariff record" % _pages(others))
+    elif not begins and not completes:
+        reasons.append("neither a begin nor a complete record")
+    reasons += _same_faults(session)
     reasons += _find_readings(session, begins, completes)
-    if by_kind["other"]:
-        reasons.append("a record that is neither begin, complete nor tariff")
-    paged = [record for record in records if record.page is not None]
-    for before, after in zip(paged, paged[1:], strict=False):
-        reasons += _step_faults(before, after)
-        gap = _gap(before, after)
-        if gap:
-            reasons.append(gap)
-        if [before.kind, after.kind] not in (
-            ["begin", "complete"], ["complete", "tariff"], ["tariff", "tariff"], ["begin", "tariff"]
-        ):  # fmt: skip
-            reasons.append("%s are not in the order begin, complete, tariff" % _pages(paged))
-    if tariffs and session.begin:
+    reasons += _page_faults(session.records)
+    if session.begin:
         reasons += _tariff_faults(session, tariffs)
-    if completes:
-        session.state = "complete"
-        if not begins:
-            session.notes.append("its begin record is not in the input")
-    elif begins and not tariffs:
-        session.state = "open"
-        session.notes.append("no complete record: still open, or its end is not in the input")
-    else:
-        reasons.append("no complete record")
-    if not session.ok:
-        session.state = "broken"
+    session.state = _state(session, begins, completes)
     return session
 
 
@@ -180,57 +189,70 @@ class Report:
 def _group(records):
     """Return [(id, records)]: by ZS, else a begin record with what follows it in page order."""
     groups = {}
+    running = {}
     latest = {}
-    for record in _unique(records):
+    for record in records:
         device = (str(record.get("GS")), str(record.get("MS")))
+        name = "page %s" % record.get("PG")
         if record.session is not None:
             name = record.session
-        elif record.kind == "tariff" and device in latest:
-            name = latest[device]
-        elif record.kind == "complete" and groups.get((device, latest.get(device))) and all(
-            item.kind == "begin" for item in groups[device, latest[device]]
-        ):
-            name = latest[device]
-        else:
-            name = "page %s" % record.get("PG")
-            latest[device] = name
+        elif record.kind == "begin":
+            running[device] = latest[device] = name
+        elif record.kind == "complete":
+            name = latest[device] = running.pop(device, name)
+        elif record.kind == "tariff":
+            name = latest.get(device, name)
         groups.setdefault((device, name), []).append(record)
     return [(name, group) for (_, name), group in groups.items()]
 
 
-def _check_device(records, report):
-    """Judge all records of one device and key: pages, chain, registers."""
+def _went_back(before, after):
+    """Tell whether the register is lower at the next session's begin than at an end."""
+    if not before.readings or not after.readings or before.get("MS") != after.get("MS"):
+        return False
+    old, new = before.readings[-1].mwh, after.readings[0].mwh
+    return before.kind == "complete" and None not in (old, new) and new < old
+
+
+def _check_device(records, inside, report):
+    """Judge all records of one device and key across its sessions: pages, chain, registers.
+
+    `inside` has the pairs of neighbours that `check_session` has judged already.
+    """
     name = str(records[0].get("GS") or records[0].get("MS"))
-    if records[0].page == 0 and records[0].get("ZP") not in (None, _FIRST):
-        report.reasons.append("%s: the first record names one before it" % name)
-    for before, after in zip(records, records[1:], strict=False):
+    for before, after in pairwise(records):
+        if (id(before), id(after)) in inside:
+            continue
         report.reasons += ["%s: %s" % (name, fault) for fault in _step_faults(before, after)]
         gap = _gap(before, after)
         if gap:
             report.notes.append("%s: %s in the input" % (name, gap))
-        old, new = before.readings, after.readings
-        same = before.session is not None and before.session == after.session
-        if old and new and not same and None not in (old[-1].mwh, new[0].mwh):
-            if before.get("MS") == after.get("MS") and "complete" == before.kind:
-                if new[0].mwh < old[-1].mwh:
-                    report.reasons.append(
-                        "%s: the register goes back from T%d to T%d"
-                        % (name, before.page, after.page)
-                    )
+        if _went_back(before, after):
+            report.reasons.append(
+                "%s: the register goes back from T%d to T%d" % (name, before.page, after.page)
+            )
 
 
 def check_all(records):
-    """Judge all records of an input (`Verdict`s); return a `Report`."""
-    readable = [record for record in records if record.payload is not None]
+    """Judge all records of an input (`Verdict`s); return a `Report`.
+
+    Pages missing between sessions are a note, not a fault: an input may be a selection.
+    """
+    readable = _unique([record for record in records if record.payload is not None])
     sessions = [check_session(group, name) for name, group in _group(readable)]
     report = Report(records, sessions, [], [])
+    inside = {
+        (id(before), id(after))
+        for session in sessions
+        for before, after in pairwise(session.records)
+    }
     devices = {}
-    for record in _unique(readable):
+    for record in readable:
         if record.page is not None:
             key = (str(record.get("GS")), str(record.get("MS")), record.key)
             devices.setdefault(key, []).append(record)
     for group in devices.values():
-        _check_device(group, report)
+        _check_device(group, inside, report)
     copies = len(records) - len({record.text for record in records})
     if copies:
         report.notes.append("%d record(s) stand in the input more than once" % copies)

@@ -1,0 +1,190 @@
+"""`evmeter verify`: judge a file of records and say so in words, at most 80 columns wide."""
+
+import json
+import textwrap
+from typing import Annotated
+
+import typer
+
+from evmeter_tools.errors import UserError
+from evmeter_tools.verify.check import check_all, check_record
+from evmeter_tools.verify.parse import key_id
+from evmeter_tools.verify.read import find_records, read_input, read_key
+
+_WIDTH = 80
+_STATE = {True: "valid", False: "INVALID", None: "not checked"}
+
+
+def _clean(text):
+    """Return text that is safe on a terminal: what does not print is shown escaped."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in str(text)
+    )
+
+
+def _energy(mwh):
+    """Return an energy in kWh with six decimals, trailing zeros beyond the third left out."""
+    whole, rest = divmod(mwh, 1_000_000)
+    digits = "%06d" % rest
+    return "%d.%s%s" % (whole, digits[:3], digits[3:].rstrip("0"))
+
+
+def _wrap(text, indent):
+    return textwrap.wrap(
+        _clean(text), _WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent)
+    )
+
+
+def _verdict_words(record):
+    if not record.ok:
+        return "FAILS"
+    return "complete transaction" if record.complete else "holds"
+
+
+def _record_lines(records):
+    yield "%-8s%-10s%-26s%-13s%s" % ("page", "kind", "session", "signature", "verdict")
+    for record in records:
+        yield "%-8s%-10s%-26s%-13s%s" % (
+            _clean(record.get("PG") or "?")[:7],
+            record.kind,
+            _clean(record.session or "-")[:25],
+            _STATE[record.signature],
+            _verdict_words(record),
+        )
+        for reason in record.reasons:
+            yield from _wrap(reason, "        ! ")
+        for note in record.notes:
+            yield from _wrap(note, "        - ")
+
+
+def _session_lines(sessions):
+    for session in sessions:
+        words = session.state.upper() if session.state == "broken" else session.state
+        if session.state == "complete":
+            words += ", billable" if session.billable else ", not billable"
+        yield "%s: %s" % (_clean(session.id)[:50], words)
+        for name, reading in (("begin", session.begin), ("end", session.end)):
+            if reading is not None:
+                value = "-" if reading.mwh is None else _energy(reading.mwh)
+                yield "        %-6s%s  %s  %s kWh" % (
+                    name, _clean(reading.raw["TM"]), reading.tx, value
+                )  # fmt: skip
+        if session.energy_mwh is not None:
+            yield "        energy %s kWh, worst time quality %s" % (
+                _energy(session.energy_mwh), session.quality
+            )  # fmt: skip
+        for reason in session.reasons:
+            yield from _wrap(reason, "        ! ")
+        for note in session.notes:
+            yield from _wrap(note, "        - ")
+
+
+def _key_lines(keys, given):
+    names = ", ".join(sorted(key_id(key) for key in keys))
+    if given:
+        yield "Key %s, as given by --key." % names
+    else:
+        yield from _wrap(
+            "Key %s, taken from the input and not proven: compare it with the one on the meter or "
+            "from the operator, or give it by --key." % names,
+            "",
+        )
+
+
+def _text(report, keys, given):
+    """Return the report for people."""
+    lines = [*_key_lines(keys, given), "", *_record_lines(report.records), ""]
+    lines += _session_lines(report.sessions)
+    for reason in report.reasons:
+        lines += _wrap(reason, "! ")
+    for note in report.notes:
+        lines += _wrap(note, "- ")
+    good = sum(record.ok for record in report.records)
+    sound = sum(session.ok for session in report.sessions)
+    lines.append("")
+    lines.append(
+        "%s: %d of %d records hold, %d of %d sessions"
+        % (
+            "OK" if report.ok else "FAILED",
+            good,
+            len(report.records),
+            sound,
+            len(report.sessions),
+        )
+    )
+    return "\n".join(lines)
+
+
+def _json(report, keys, given):
+    """Return the report for programs: one object, energies as integers in mWh."""
+    return json.dumps(
+        {
+            "ok": report.ok,
+            "keys": [{"id": key_id(key), "spki": key.hex()} for key in keys],
+            "key_source": "given" if given else "input",
+            "records": [
+                {
+                    "page": record.get("PG"),
+                    "kind": record.kind,
+                    "session": record.session,
+                    "key": record.key_id,
+                    "signature": record.signature,
+                    "complete_transaction": record.complete,
+                    "ok": record.ok,
+                    "reasons": record.reasons,
+                    "notes": record.notes,
+                }
+                for record in report.records
+            ],
+            "sessions": [
+                {
+                    "id": session.id,
+                    "state": session.state,
+                    "pages": [record.get("PG") for record in session.records],
+                    "begin": session.begin and session.begin.raw["TM"],
+                    "end": session.end and session.end.raw["TM"],
+                    "begin_mwh": session.begin and session.begin.mwh,
+                    "end_mwh": session.end and session.end.mwh,
+                    "energy_mwh": session.energy_mwh,
+                    "time_quality": session.quality,
+                    "billable": session.billable,
+                    "ok": session.ok,
+                    "reasons": session.reasons,
+                    "notes": session.notes,
+                }
+                for session in report.sessions
+            ],
+            "reasons": report.reasons,
+            "notes": report.notes,
+        },
+        indent=1,
+        default=str,
+    )
+
+
+def verify(
+    file: Annotated[
+        str, typer.Argument(help="OCMF text, JSON lines or S.A.F.E. XML; - is the standard input")
+    ],
+    key: Annotated[
+        str | None, typer.Option("--key", help="Public key: hex, or a file with hex, PEM or DER")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+):
+    """Check signed records: each by itself, and as sessions.
+
+    Exit code 0: everything holds. 1: something does not. 2: the input or the key cannot be read.
+    """
+    given = None if key is None else read_key(key)
+    name = "standard input" if file == "-" else file
+    found = find_records(read_input(file), name)
+    keys = {given} if given else {own for _, own in found if own}
+    if not keys:
+        raise UserError("%s holds no key: give the meter's public key by --key" % name)
+    report = check_all([check_record(text, given or own) for text, own in found])
+    if given and any(own and own != given for _, own in found):
+        report.notes.append("the input names another key, which was not used")
+    print((_json if as_json else _text)(report, sorted(keys), given))
+    if not report.ok:
+        raise typer.Exit(1)
