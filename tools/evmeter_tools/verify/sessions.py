@@ -233,6 +233,21 @@ def _check_device(records, inside, report):
             )
 
 
+def _abandoned_faults(sessions):
+    """Yield the open sessions that others of the same device follow: one only can be open."""
+    for session in sessions:
+        last = session.records[-1]
+        for other in sessions:
+            first = other.records[0]
+            same = all(first.get(name) == last.get(name) for name in ("GS", "MS"))
+            if session.state == "open" and same and None not in (first.page, last.page):
+                if first.page > last.page:
+                    yield "%s: its complete record is missing, and T%d follows" % (
+                        session.id, first.page
+                    )  # fmt: skip
+                    break
+
+
 def check_all(records):
     """Judge all records of an input (`Verdict`s); return a `Report`.
 
@@ -240,7 +255,7 @@ def check_all(records):
     """
     readable = _unique([record for record in records if record.payload is not None])
     sessions = [check_session(group, name) for name, group in _group(readable)]
-    report = Report(records, sessions, [], [])
+    report = Report(records, sessions, list(_abandoned_faults(sessions)), [])
     inside = {
         (id(before), id(after))
         for session in sessions
