@@ -54,6 +54,10 @@ class Session:
         return min(letters, key=_QUALITY.index) if letters else None
 
 
+def _device(record):
+    return str(record.get("GS")), str(record.get("MS"))
+
+
 def _unique(records):
     """Return the records without copies, by page; those without a page last."""
     seen = {record.text: record for record in records}
@@ -192,7 +196,7 @@ def _group(records):
     running = {}
     latest = {}
     for record in records:
-        device = (str(record.get("GS")), str(record.get("MS")))
+        device = _device(record)
         name = "page %s" % record.get("PG")
         if record.session is not None:
             name = record.session
@@ -234,18 +238,16 @@ def _check_device(records, inside, report):
 
 
 def _abandoned_faults(sessions):
-    """Yield the open sessions that others of the same device follow: one only can be open."""
+    """Yield the open sessions that later pages of the device follow: only one can be open."""
+    newest = {}
+    for session in sessions:
+        for record in session.records:
+            device = _device(record)
+            newest[device] = max(newest.get(device, -1), -1 if record.page is None else record.page)
     for session in sessions:
         last = session.records[-1]
-        for other in sessions:
-            first = other.records[0]
-            same = all(first.get(name) == last.get(name) for name in ("GS", "MS"))
-            if session.state == "open" and same and None not in (first.page, last.page):
-                if first.page > last.page:
-                    yield "%s: its complete record is missing, and T%d follows" % (
-                        session.id, first.page
-                    )  # fmt: skip
-                    break
+        if session.state == "open" and newest[_device(last)] > last.page:
+            yield "%s: its complete record is missing, and later ones are in the input" % session.id
 
 
 def check_all(records):
@@ -264,8 +266,7 @@ def check_all(records):
     devices = {}
     for record in readable:
         if record.page is not None:
-            key = (str(record.get("GS")), str(record.get("MS")), record.key)
-            devices.setdefault(key, []).append(record)
+            devices.setdefault((_device(record), record.key), []).append(record)
     for group in devices.values():
         _check_device(group, inside, report)
     copies = len(records) - len({record.text for record in records})

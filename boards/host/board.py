@@ -1,0 +1,118 @@
+"""The simulated board: a run folder in place of a chip.
+
+EVMETER_HOST_DIR names the folder: config.json, meter.tty (the meter's line, a link to a pty or a
+serial port), pilot.bin (the sampled pilot), flash.img, nvs.json, rtc.bin, reset (why the device
+starts: power-on, watchdog, software, brown-out). Without rtc.bin the power was cut.
+"""
+
+import os
+import time
+
+from host_adc import PilotAdc
+from host_flash import FlashFile, mkfs, mount
+from host_nvs import NvsFile
+from host_uart import Uart
+from micropython import const
+
+_JOURNAL_BLOCKS = const(1024)  # 4 MiB
+_RTC_BYTES = const(2048)
+
+
+class BatteryClock:
+    """A clock that runs on without power: the host's."""
+
+    def unix_ms(self):
+        """Unix time in ms. Raises OSError where the clock does not answer."""
+        return time.time_ns() // 1000000  # both host interpreters count from 1970
+
+
+class Network:
+    """Always there."""
+
+    def up(self):
+        return True
+
+
+class Watchdog:
+    """Bites nobody; the bench resets the device itself."""
+
+    def __init__(self):
+        self.feeds = 0
+
+    def feed(self):
+        self.feeds += 1
+
+
+class Board:
+    """The hardware as the firmware sees it."""
+
+    name = "host"
+    rs485_de = None
+    pace_us = None
+    permit = None
+    unique_id = b"\x02host0"
+
+    def __init__(self, folder):
+        self._folder = folder
+        self.battery_clock = BatteryClock()
+        self.network = Network()
+        self.watchdog = Watchdog()
+        self.nvs = NvsFile(folder + "/nvs.json")
+        self.pilot_adc = PilotAdc(folder + "/pilot.bin")
+        self._flash = None
+        self.reset_cause = self._reset_cause()
+
+    def _read(self, name):
+        with open(self._folder + "/" + name, "rb") as file:
+            return file.read()
+
+    def _reset_cause(self):
+        try:
+            os.stat(self._folder + "/rtc.bin")
+            return self._read("reset").decode().strip() or "unknown"
+        except OSError:
+            return "power-on"
+
+    def read_config(self):
+        """The text of the configuration. Raises OSError where there is none."""
+        return self._read("config.json").decode()
+
+    def open_uart(self, baudrate, bits, parity, stop):
+        """The meter's line. Raises OSError where the port is missing."""
+        return Uart(self._folder + "/meter.tty", baudrate, bits, parity, stop)
+
+    def _device(self):
+        if self._flash is None:
+            self._flash = FlashFile(self._folder + "/flash.img", _JOURNAL_BLOCKS)
+        return self._flash
+
+    def mount_journal(self):
+        """The journal's littlefs. Raises OSError on blank or damaged flash; never formats."""
+        return mount(self._device())
+
+    def format_journal(self):
+        """Make an empty littlefs; for commissioning only."""
+        mkfs(self._device())
+
+    def rtc_memory(self, data=None):
+        """RTC memory: read it, or store `data` (at most 2,048 bytes)."""
+        path = self._folder + "/rtc.bin"
+        if data is None:
+            try:
+                return self._read("rtc.bin")
+            except OSError:
+                return b""
+        if len(data) > _RTC_BYTES:
+            raise ValueError("buffer too long")
+        with open(path + ".new", "wb") as file:
+            file.write(data)
+        os.rename(path + ".new", path)
+        return None
+
+
+def build():
+    """The board in the folder that EVMETER_HOST_DIR names."""
+    folder = os.getenv("EVMETER_HOST_DIR")
+    if not folder:
+        raise OSError("EVMETER_HOST_DIR names no run folder")
+    return Board(folder)

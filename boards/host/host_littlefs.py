@@ -1,0 +1,93 @@
+"""MicroPython's VfsLfs2 for CPython, over the same littlefs in the package littlefs-python."""
+
+import errno
+
+from littlefs import LittleFS, LittleFSError, UserContext
+
+_FOLDER = 2  # littlefs' LFS_TYPE_DIR
+
+
+def _call(function, *args):
+    """Call into littlefs-python, whose exceptions do not all carry an error number."""
+    try:
+        return function(*args)
+    except FileNotFoundError:
+        raise OSError(errno.ENOENT) from None
+    except FileExistsError:
+        raise OSError(errno.EEXIST) from None
+    except LittleFSError as error:
+        raise OSError(abs(error.code), str(error)) from None
+
+
+class _Context(UserContext):
+    """Hands littlefs' block operations to a MicroPython block device."""
+
+    def __init__(self, device):
+        super().__init__(buffsize=0)
+        self._device = device
+
+    def read(self, cfg, block, off, size):
+        data = bytearray(size)
+        self._device.readblocks(block, data, off)
+        return data
+
+    def prog(self, cfg, block, off, data):
+        self._device.writeblocks(block, bytes(data), off)
+        return 0
+
+    def erase(self, cfg, block):
+        self._device.ioctl(6, block)
+        return 0
+
+    def sync(self, cfg):
+        return 0
+
+
+class Filesystem:
+    """The methods of VfsLfs2 that the firmware uses; errors are OSError with a number."""
+
+    def __init__(self, lfs):
+        self._lfs = lfs
+
+    def open(self, path, mode):
+        return _call(self._lfs.open, path, mode)
+
+    def ilistdir(self, path):
+        return [(entry.name, 0x4000 if entry.type == _FOLDER else 0x8000, 0, entry.size)
+                for entry in _call(self._lfs.scandir, path)]
+
+    def remove(self, path):
+        _call(self._lfs.remove, path)
+
+    def rename(self, old, new):
+        _call(self._lfs.rename, old, new)
+
+    def mkdir(self, path):
+        _call(self._lfs.mkdir, path)
+
+    def stat(self, path):
+        found = _call(self._lfs.stat, path)
+        kind = 0x4000 if found.type == _FOLDER else 0x8000
+        return (kind, 0, 0, 0, 0, 0, found.size, 0, 0, 0)
+
+    def statvfs(self, path):
+        info = self._lfs.fs_stat()
+        free = info.block_count - self._lfs.used_block_count
+        return (info.block_size, info.block_size, info.block_count, free, free, 0, 0, 0, 0, 255)
+
+
+def _littlefs(device, page, lookahead, *, should_mount):
+    return LittleFS(
+        context=_Context(device), mount=should_mount, block_size=device.ioctl(5, 0),
+        block_count=device.ioctl(4, 0), read_size=page, prog_size=page, cache_size=4 * page,
+        lookahead_size=lookahead, block_cycles=100)
+
+
+def mount(device, page, lookahead):
+    lfs = _littlefs(device, page, lookahead, should_mount=False)
+    _call(lfs.mount)
+    return Filesystem(lfs)
+
+
+def mkfs(device, page, lookahead):
+    _littlefs(device, page, lookahead, should_mount=False).format()
