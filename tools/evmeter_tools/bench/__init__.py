@@ -1,0 +1,1 @@
+"""Emulated meter, vehicle and wire: what stands around a device on the bench."""
