@@ -41,6 +41,10 @@ def install():
     module.native = module.viper = lambda function: function
     sys.modules.setdefault("micropython", module)
 
+    # umqtt.simple asks for these by their MicroPython names
+    for name in ("socket", "struct", "binascii"):
+        sys.modules["u" + name] = __import__(name)
+
     time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000 % _TICKS_PERIOD
     time.ticks_us = lambda: time.monotonic_ns() // 1_000 % _TICKS_PERIOD
     time.ticks_add = lambda ticks, delta: (ticks + delta) % _TICKS_PERIOD

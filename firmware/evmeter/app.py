@@ -55,7 +55,7 @@ class App:
                                self.signer, self.alarms, self.boots)
         self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
         self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
-                             self.monitor)
+                             self.monitor, self.signer.key_id if self.signer else "")
         self.keeper.on_change = self.uplink.status_changed
         self.alarms.on_change = self.uplink.status_changed
 

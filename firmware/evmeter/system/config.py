@@ -35,6 +35,7 @@ FIELDS = {
         "password": ("text?", 1, 128, None),
         "keepalive_s": ("int", 5, 1200, 30),
         "window": ("int", 1, 8, 4),
+        "telemetry_s": ("int", 1, 3600, 10),
     },
     "session": {
         "finished_after_s": ("int", 1, 3600, 120),

@@ -1,0 +1,253 @@
+"""Modbus RTU master on asyncio.
+
+Sources: Modbus over Serial Line 1.02 (framing, CRC, silent intervals), Modbus Application Protocol
+1.1b3 (exceptions). A UART with a FIFO cannot enforce the 1.5-character rule inside a frame, so a
+reply is recognised by its expected length and its CRC, and silence is only a timeout.
+"""
+
+import asyncio
+import time
+from array import array
+
+from micropython import const
+
+from evmeter.metering.reading import MeterError
+from evmeter.metering.turn import Turn
+
+MAX_REGISTERS = const(125)
+_REQUEST = const(8)
+_OVERHEAD = const(5)  # of a reply: unit, function, byte count, CRC; and the length of an exception
+_ROOM = const(288)  # the longest reply, an echo of the request, and noise
+_TRIES = const(3)
+_DRAIN_ROUNDS = const(4)
+_TAKEN_STEP_MS = const(2)
+# permanent for this register: illegal function, address, value
+_PERMANENT = (1, 2, 3)
+
+
+def _crc_table():
+    table = array("H", [0] * 256)
+    for value in range(256):
+        crc = value
+        for _ in range(8):
+            crc = (crc >> 1) ^ 0xA001 if crc & 1 else crc >> 1
+        table[value] = crc
+    return table
+
+
+_CRC = _crc_table()
+
+
+class ModbusError(MeterError):
+    """No usable reply. `code` is the Modbus exception code, 0 for anything else."""
+
+    def __init__(self, text, letter="F", code=0):
+        super().__init__(text, letter)
+        self.code = code
+
+
+def crc16(data, start, end):
+    """CRC of `data[start:end]`; it goes on the wire low byte first."""
+    table = _CRC
+    crc = 0xFFFF
+    for index in range(start, end):
+        crc = (crc >> 8) ^ table[(crc ^ data[index]) & 0xFF]
+    return crc
+
+
+def build_request(frame, unit, function, address, count):
+    """Write a read request into `frame`, a bytearray of 8: unit 1 to 247, function 3 or 4,
+    0-based address, 1 to 125 registers. Raises ValueError outside of these."""
+    if not (1 <= unit <= 247 and function in (3, 4) and 1 <= count <= MAX_REGISTERS
+            and 0 <= address <= 0x10000 - count):
+        raise ValueError("no Modbus read: unit %s, function %s, address %s, %s registers"
+                         % (unit, function, address, count))
+    frame[0] = unit
+    frame[1] = function
+    frame[2] = address >> 8
+    frame[3] = address & 0xFF
+    frame[4] = 0
+    frame[5] = count
+    crc = crc16(frame, 0, 6)
+    frame[6] = crc & 0xFF
+    frame[7] = crc >> 8
+
+
+def find_reply(data, length, unit, function, count):
+    """Look in the first `length` bytes of `data` for the reply to a read of `count` registers.
+
+    It counts only with the exact unit, function, byte count and CRC; what lies before or behind it
+    (noise, the request's echo, a foreign frame) is ignored. Returns the offset of its first data
+    byte; or, negative, how many bytes are missing at least. Raises ModbusError with the code when
+    an exception reply to this request is found.
+    """
+    whole = _OVERHEAD + 2 * count
+    missing = whole
+    for start in range(length - 1):
+        if data[start] != unit:
+            continue
+        if data[start + 1] == function:
+            size = whole
+            if start + 2 < length and data[start + 2] != 2 * count:
+                continue
+        elif data[start + 1] == function | 0x80:
+            size = _OVERHEAD
+        else:
+            continue
+        end = start + size
+        if end > length:
+            missing = min(missing, end - length)
+        elif crc16(data, start, end - 2) == data[end - 2] | data[end - 1] << 8:
+            if size != whole or data[start + 1] != function:
+                code = data[start + 2]
+                raise ModbusError("exception %d from unit %d" % (code, unit), "F", code)
+            return start + 3
+    return -missing
+
+
+class ModbusRtu:
+    """The master of one bus.
+
+    `uart` is used like machine.UART: any, readinto, write, flush. `baud` and `char_bits` (10 for
+    8N1, 11 with parity or a second stop bit) give the wire times. `de(1)` turns an RS-485
+    transceiver without automatic direction to sending, `de(0)` back. `gap_ms`: silence before a
+    request, at least 3.5 characters (1.75 ms above 19200 baud).
+
+    `quiet` is a Turn: inside `async with bus.quiet` no request is on its way. Counters for
+    diagnosis: `requests`, `timeouts` (no byte came), `damaged` (bytes, but no valid reply),
+    `exceptions`.
+    """
+
+    def __init__(self, uart, baud, char_bits=10, de=None, gap_ms=0, ticks=time, sleep_ms=None):
+        self._uart = uart
+        self._de = de
+        self._ticks_ms = ticks.ticks_ms
+        self._ticks_diff = ticks.ticks_diff
+        self._sleep_ms = sleep_ms or asyncio.sleep_ms
+        self.char_us = (char_bits * 1000000 + baud - 1) // baud
+        silence_us = 1750 if baud > 19200 else self.char_us * 7 // 2
+        self._silence_ms = silence_us // 1000 + 1
+        self.gap_ms = gap_ms
+        self.quiet = Turn(sleep_ms)
+        self._request = bytearray(_REQUEST)
+        self._buffer = bytearray(_ROOM)
+        self._view = memoryview(self._buffer)
+        # of the last request; of the last byte on the line, as far as that is known
+        self._sent_ms = self._last_ms = self._ticks_ms()
+        self._owed = -1  # address of a request that got no reply in time, or -1
+        self.requests = self.timeouts = self.damaged = self.exceptions = 0
+
+    def _wire_ms(self, chars):
+        return (chars * self.char_us + 999) // 1000
+
+    def _since(self, ticks_ms):
+        return self._ticks_diff(self._ticks_ms(), ticks_ms)
+
+    def _drain(self):
+        """Throw away what came unasked for; whether there was anything."""
+        uart = self._uart
+        heard = False
+        for _ in range(_DRAIN_ROUNDS):
+            if not uart.any():
+                break
+            uart.readinto(self._buffer)
+            heard = True
+        return heard
+
+    def _send(self):
+        """Put the request on the line; returns the ms for which the line stays busy with it.
+
+        With a direction pin in one go: an asyncio sleep could keep the transceiver sending into
+        the reply. It blocks for the frame, 37 ms at 2400 baud and 11 bits.
+        """
+        de = self._de
+        if not de:
+            if self._uart.write(self._request) != _REQUEST:
+                raise OSError("request not taken")
+            return self._wire_ms(_REQUEST)
+        de(1)
+        try:
+            if self._uart.write(self._request) != _REQUEST:
+                raise OSError("request not taken")
+            self._uart.flush()
+        finally:
+            de(0)
+        return 0
+
+    async def read(self, unit, function, address, count, latency_ms=300):
+        """Read `count` registers; returns a memoryview over their 2 * count bytes, valid until
+        the next await.
+
+        At most 3 tries, each with the deadline wire time plus `latency_ms`. Raises ModbusError:
+        letter T when nothing came, F when what came was damaged or an exception, D when the UART
+        failed. Exceptions 1, 2 and 3 are final, the others are tried again.
+        """
+        sleep_ms, turn, uart = self._sleep_ms, self.quiet, self._uart
+        tries = _TRIES
+        while True:
+            tries -= 1
+            while turn.taken or turn.waiting:
+                await sleep_ms(_TAKEN_STEP_MS)
+            turn.taken = True
+            try:
+                build_request(self._request, unit, function, address, count)
+                wait_ms = 0
+                if self._owed >= 0 and self._owed != address:
+                    # That reply may still come, and could pass for this request's: a meter is
+                    # given twice its latency limit for it.
+                    wait_ms = max(0, 2 * latency_ms + self._wire_ms(_OVERHEAD + 2 * count)
+                                  - self._since(self._sent_ms))
+                    self._owed = -1
+                for _ in range(_DRAIN_ROUNDS):  # a line that is never silent gets no more time
+                    idle_ms = self._since(self._last_ms)
+                    gap_ms = max(self.gap_ms, self._silence_ms) + 1
+                    if 0 <= idle_ms < gap_ms:
+                        wait_ms = max(wait_ms, gap_ms - idle_ms)
+                    if wait_ms:
+                        await sleep_ms(wait_ms)
+                        wait_ms = 0
+                    if not self._drain():
+                        break
+                    self._last_ms = self._ticks_ms()
+                self.requests += 1
+                wait_ms = self._send() + self._wire_ms(_OVERHEAD + 2 * count)
+                self._sent_ms = self._ticks_ms()
+                limit_ms = wait_ms + latency_ms
+                length = 0
+                at = -1
+                while at < 0:
+                    # Before this no complete reply can be there.
+                    await sleep_ms(wait_ms)
+                    passed_ms = self._since(self._sent_ms)
+                    more = min(uart.any(), _ROOM - length)
+                    if more:
+                        length += uart.readinto(self._view[length:], more) or 0
+                        self._last_ms = self._ticks_ms()
+                    at = find_reply(self._buffer, length, unit, function, count)
+                    if at < 0:
+                        if passed_ms >= limit_ms:
+                            break
+                        if length == _ROOM:
+                            length = 0  # noise only
+                        wait_ms = min(self._wire_ms(-at), limit_ms - passed_ms)
+                if at >= 0:
+                    return self._view[at:at + 2 * count]
+                self._owed = address
+                self._last_ms = self._ticks_ms()
+                if length:
+                    self.damaged += 1
+                else:
+                    self.timeouts += 1
+                if not tries:
+                    if length:
+                        raise ModbusError("damaged reply from unit %d" % unit)
+                    raise ModbusError("no reply from unit %d" % unit, "T")
+            except ModbusError as error:
+                if error.code:
+                    self.exceptions += 1
+                if not tries or error.code in _PERMANENT:
+                    raise
+            except OSError as error:
+                raise ModbusError("UART: %s" % error, "D") from None
+            finally:
+                turn.taken = False

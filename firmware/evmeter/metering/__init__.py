@@ -1,0 +1,1 @@
+"""From meter replies to readings that are believed or marked."""

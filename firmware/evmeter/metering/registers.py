@@ -1,0 +1,86 @@
+"""Meter registers to whole numbers, by integer arithmetic alone.
+
+The ESP32's floats have 32 bits: a float32 register in kWh multiplied by a million as a float would
+lose watt-hours. Here the register's bits are taken apart and scaled exactly.
+"""
+
+from micropython import const
+
+WORDS = {"u16": 1, "i16": 1, "u32": 2, "i32": 2, "f32": 2, "u64": 4, "i64": 4}
+
+_HUGE = const(167)  # biased exponent of 2**40: no quantity of a meter is as large in its unit
+_TINY = const(60)  # mantissa * 10**9 >> 60 is below one half
+_POWERS = (1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000)
+
+
+def scaled(number, exponent):
+    """`number` times 10**exponent (-9 to 9), rounded half away from zero."""
+    if exponent >= 0:
+        return number * _POWERS[exponent]
+    divisor = _POWERS[-exponent]
+    if number < 0:
+        return -((divisor // 2 - number) // divisor)
+    return (number + divisor // 2) // divisor
+
+
+def float32(high, low, exponent):
+    """The IEEE 754 float32 with the 16-bit words `high`, `low` times 10**exponent (-9 to 9),
+    rounded half away from zero; None for NaN, infinity and magnitudes from 2**40.
+
+    On a 32-bit MicroPython no big integer is made unless the result is one.
+    """
+    biased = (high >> 7) & 0xFF
+    if biased >= _HUGE:
+        return None
+    mantissa = (high & 0x7F) << 16 | low
+    if biased:
+        mantissa |= 0x800000
+    else:
+        biased = 1
+    shift = 150 - biased  # the magnitude is mantissa / 2**shift
+    if shift > _TINY:
+        return 0
+    if exponent < 0:
+        divisor = _POWERS[-exponent] << max(shift, 0)
+        whole = ((mantissa << max(-shift, 0)) + divisor // 2) // divisor
+    elif shift <= 0:
+        whole = (mantissa << -shift) * _POWERS[exponent]
+    else:
+        whole = mantissa >> shift
+        rest = mantissa - (whole << shift)
+        fraction = 0
+        for _ in range(exponent):  # one decimal digit at a time: the rest stays small
+            rest *= 10
+            digit = rest >> shift
+            rest -= digit << shift
+            fraction = fraction * 10 + digit
+        if rest >> (shift - 1):
+            fraction += 1
+        whole = whole * _POWERS[exponent] + fraction
+    return -whole if high & 0x8000 else whole
+
+
+def decode(data, at, kind, exponent=0, little=False, missing=None):
+    """The value of the register at byte `at` of `data` times 10**exponent.
+
+    `kind` is a key of WORDS; bytes come high first, words low first if `little`. Returns None for
+    the meter's own "not available" code `missing` and for a float32 that is no number.
+    """
+    step = 2
+    words = WORDS[kind]
+    if little:
+        at += 2 * words - 2
+        step = -2
+    number = data[at] << 8 | data[at + 1]
+    if kind == "f32":
+        at += step
+        return float32(number, data[at] << 8 | data[at + 1], exponent)
+    if number & 0x8000 and kind < "j":  # i16, i32, i64
+        number -= 0x10000
+    while words > 1:
+        at += step
+        number = number << 16 | data[at] << 8 | data[at + 1]
+        words -= 1
+    if number == missing:
+        return None
+    return scaled(number, exponent)
