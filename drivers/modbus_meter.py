@@ -177,22 +177,31 @@ def load_profile(name):
 
 
 def plan(rows, max_registers, request_us, char_us):
-    """Requests that read `rows` (address, words, ...) in the least time on the wire: registers in
-    between are read along while that costs less than another request (`request_us`).
+    """Requests that read `rows` (address, words, ...) in the least time on the wire, where a
+    request costs `request_us` and a register, wanted or not, two characters.
 
-    Returns [[address, count, rows]].
+    Returns [(address, count, rows)].
     """
+    rows = sorted(rows)
+    best = [(0, 0)]  # for the first n rows: (cost, where the last request begins)
+    for end in range(1, len(rows) + 1):
+        least = None
+        for begin in range(end - 1, -1, -1):
+            count = rows[end - 1][0] + rows[end - 1][1] - rows[begin][0]
+            if count > max_registers:
+                break
+            cost = best[begin][0] + request_us + 2 * count * char_us
+            if least is None or cost <= least[0]:
+                least = (cost, begin)
+        best.append(least)
     requests = []
-    for row in sorted(rows):
-        start, end = row[0], row[0] + row[1]
-        if requests:
-            last = requests[-1]
-            unused = start - last[0] - last[1]
-            if end - last[0] <= max_registers and unused * 2 * char_us < request_us:
-                last[1] = max(last[1], end - last[0])
-                last[2].append(row)
-                continue
-        requests.append([start, end - start, [row]])
+    end = len(rows)
+    while end:
+        begin = best[end][1]
+        address = rows[begin][0]
+        requests.append((address, rows[end - 1][0] + rows[end - 1][1] - address, rows[begin:end]))
+        end = begin
+    requests.reverse()
     return requests
 
 
@@ -227,7 +236,8 @@ class ModbusMeter:
         most = profile["max_registers"]
         char_us = bus.char_us
         cost_us = _REQUEST_CHARS * char_us + _TYPICAL_LATENCY_US + profile["gap_ms"] * 1000
-        self._identity = plan(profile["identity"], most, cost_us, char_us)
+        # Nothing in between is read: a register that is not there would hide the others.
+        self._identity = plan(profile["identity"], most, 1, char_us)
         # The request with the import register goes last: the reading is dated by its reply.
         self._requests = []
         for request in plan(profile["billing"], most, cost_us, char_us):

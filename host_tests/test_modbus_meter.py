@@ -1,0 +1,266 @@
+import asyncio
+import json
+import struct
+
+from drivers.modbus_meter import (
+    ModbusMeter,
+    ProfileError,
+    check_profile,
+    load_profile,
+    plan,
+)
+from drivers.modbus_rtu import ModbusError, ModbusRtu
+from evmeter.metering.reading import Reading
+from fakes.uart import FakeUart, reply, with_crc
+from fakes.virtual_time import VirtualTime
+from support import raises
+
+_SDM120 = "eastron_sdm120"
+
+
+def _profile(**changes):
+    profile = {
+        "make": "Maker", "model": "M1", "confidence": "low", "line": "9600 8E1", "unit": 1,
+        "phases": 3, "function": 3, "order": "big", "max_registers": 125, "step_mwh": 10000,
+        "billing": {"import": ["0x5000", "u64", "kWh", -2]},
+    }
+    for name in changes:
+        if changes[name] is None:
+            del profile[name]
+        else:
+            profile[name] = changes[name]
+    return profile
+
+
+def _meter(registers, profile=_SDM120, unit=1, serial=None, baud=9600):
+    """A meter over a dict (function, address) -> word; exception 2 outside of it."""
+    time = VirtualTime()
+    char_us = 10000000 // baud
+
+    def answer(request):
+        _, function, high, low, _, count = request[:6]
+        start = high << 8 | low
+        words = [registers.get((function, start + index)) for index in range(count)]
+        if None in words:
+            return [(20, with_crc("%02x%02x02" % (request[0], function | 0x80)))]
+        return [(20, reply(request[0], function, words))]
+
+    uart = FakeUart(time, char_us, answer)
+    bus = ModbusRtu(uart, baud, 10, None, 0, time, time.sleep_ms)
+    return ModbusMeter(bus, profile, unit, serial), uart
+
+
+def _put_float(registers, address, value, function=4):
+    high, low = struct.unpack(">HH", struct.pack(">f", value))
+    registers[(function, address)] = high
+    registers[(function, address + 1)] = low
+
+
+def _sdm120():
+    registers = {}
+    for address in range(0, 14):
+        registers[(4, address)] = 0
+    for address, value in ((0, 230.3), (6, 16.0), (12, -3684.8), (0x46, 49.98),
+                           (0x48, 1138.6640625), (0x4A, 0.25)):
+        _put_float(registers, address, value)
+    for address, word in ((0xFC00, 0x0140), (0xFC01, 0xF5A7), (0xFC02, 0x20), (0xFC03, 0x0205)):
+        registers[(3, address)] = word
+    return registers
+
+
+def test_the_billing_set_of_an_sdm120_in_two_requests():
+    meter, uart = _meter(_sdm120())
+    reading = Reading(meter.phases)
+    asyncio.run(meter.read_billing(reading))
+    assert reading.quality == "G"
+    assert reading.voltages_mv == [230300]
+    assert reading.currents_ma == [16000]
+    assert reading.power_mw == -3684800
+    assert reading.frequency_mhz == 49980
+    assert reading.import_mwh == 1138664063
+    assert reading.export_mwh == 250000
+    asked = [request.hex() if hasattr(request, "hex") else request for _, request in uart.requests]
+    assert asked == [with_crc("01040000000e").hex(), with_crc("010400460006").hex()]
+    assert meter.bus.gap_ms == 60 and meter.step_mwh == 1000
+
+
+def test_the_energy_alone_in_one_request():
+    meter, uart = _meter(_sdm120())
+    reading = Reading(meter.phases)
+    asyncio.run(meter.read_billing(reading, True))
+    assert reading.import_mwh == 1138664063
+    assert reading.voltages_mv == [None]
+    assert len(uart.requests) == 1
+
+
+def test_identity_in_one_request():
+    meter, uart = _meter(_sdm120())
+    assert asyncio.run(meter.read_identity()) == ("21034407", "0020", "0205")
+    assert [request for _, request in uart.requests] == [with_crc("0103fc000004")]
+
+
+def test_a_meter_that_lacks_its_identity_registers():
+    registers = _sdm120()
+    del registers[(3, 0xFC02)]
+    meter, _ = _meter(registers, serial="label-7")
+    assert asyncio.run(meter.read_identity()) == (None, None, None)
+    assert meter.label_serial == "label-7"
+
+
+def test_no_number_in_a_register_is_a_fault():
+    for address, high in ((0, 0x7FC0), (0x46, 0x7F80), (0x48, 0xFF80), (0x48, 0x6000)):
+        registers = _sdm120()
+        registers[(4, address)] = high
+        meter, _ = _meter(registers)
+        reading = Reading(1)
+        asyncio.run(meter.read_billing(reading))
+        assert reading.quality == "F" and reading.reason.endswith("is no number"), address
+
+
+def test_an_exception_reaches_the_caller():
+    meter, uart = _meter({})
+    try:
+        asyncio.run(meter.read_billing(Reading(1)))
+        raise AssertionError("nothing was raised")
+    except ModbusError as error:
+        assert error.code == 2 and len(uart.requests) == 1
+
+
+def test_integers_scales_and_codes_for_not_available():
+    profile = _profile(
+        missing={"u32": 0xFFFFFFFF, "i32": 0x7FFFFFFF},
+        billing={
+            "voltage_l1": ["0x5B00", "u32", "V", -1], "voltage_l2": ["0x5B02", "u32", "V", -1],
+            "voltage_l3": ["0x5B04", "u32", "V", -1], "power": ["0x5B14", "i32", "W", -2],
+            "frequency": ["0x5B2C", "u16", "Hz", -2], "import": ["0x5000", "u64", "kWh", -2],
+            "export": ["0x5004", "u64", "kWh", -2]},
+        identity={"serial": ["0x8900", "u32"], "firmware": ["0x8908", "str8"]})
+    registers = {(3, 0x5000 + index): word for index, word in
+                 enumerate((0, 0, 0x3B9A, 0xCA00, 0, 0, 0, 7))}
+    for address in range(0x5B00, 0x5B2D):
+        registers[(3, address)] = 0
+    for address, word in ((0x5B01, 2303), (0x5B02, 0xFFFF), (0x5B03, 0xFFFF), (0x5B05, 1),
+                          (0x5B14, 0xFFFF), (0x5B15, 0xFFFE), (0x5B2C, 5001),
+                          (0x8900, 0x12), (0x8901, 0x3456)):
+        registers[(3, address)] = word
+    for index, text in enumerate(("B2", "3 ", "v1", ".0", "\0\0", "\0\0", "\0\0", "\0\0")):
+        registers[(3, 0x8908 + index)] = ord(text[0]) << 8 | ord(text[1])
+    meter, uart = _meter(registers, profile, unit=7)
+    reading = Reading(3)
+    asyncio.run(meter.read_billing(reading))
+    assert reading.quality == "G", reading.reason
+    assert reading.voltages_mv == [230300, None, 100]
+    assert reading.power_mw == -20
+    assert reading.frequency_mhz == 50010
+    assert reading.import_mwh == 10000000000000
+    assert reading.export_mwh == 70000
+    assert len(uart.requests) == 2
+    assert uart.requests[-1][1][2] == 0x50, "the import register comes last"
+    assert asyncio.run(meter.read_identity()) == ("1193046", None, "B23 v1.0")
+
+
+def test_words_low_first():
+    profile = _profile(order="little", phases=1, function=4, billing={
+        "import": ["0x0010", "i32", "kWh", -1], "voltage_l1": ["0x0000", "i32", "V", -1]})
+    registers = {(4, address): 0 for address in range(0x12)}
+    registers[(4, 0x10)], registers[(4, 0x11)] = 0x86A1, 0x0001
+    registers[(4, 0)] = 2301
+    meter, _ = _meter(registers, profile)
+    reading = Reading(1)
+    asyncio.run(meter.read_billing(reading))
+    assert reading.import_mwh == 100001 * 100000
+    assert reading.voltages_mv == [230100]
+
+
+def test_the_plan_weighs_unused_registers_against_another_request():
+    rows = [(0, 2), (6, 2), (12, 2), (0x46, 2), (0x48, 2), (0x4A, 2)]
+    for most, request_us, char_us, expected in (
+        (80, 113000, 1042, [(0, 14), (0x46, 6)]),  # SDM120 at 9600 baud
+        (80, 154000, 4167, [(0, 14), (0x46, 6)]),  # at 2400
+        (80, 107000, 521, [(0, 76)]),  # at 19200 one request is quicker
+        (75, 107000, 521, [(0, 14), (0x46, 6)]),  # but not within the meter's limit
+        (4, 107000, 521, [(0, 2), (6, 2), (12, 2), (0x46, 4), (0x4A, 2)]),
+        (80, 1, 1042, [(0, 2), (6, 2), (12, 2), (0x46, 6)]),
+    ):
+        found = [(one[0], one[1]) for one in plan(list(reversed(rows)), most, request_us, char_us)]
+        assert found == expected, (most, found)
+
+
+def test_every_profile_at_hand_is_right():
+    profile = load_profile(_SDM120)
+    assert profile["make"] == "Eastron" and profile["latency_ms"] == 300
+    assert len(profile["billing"]) == 6 and len(profile["identity"]) == 3
+
+
+def test_an_unknown_profile_names_those_there_are():
+    for name in ("eastron_sdm999", "../eastron_sdm120", "", "eastron_sdm120.json"):
+        error = raises(ProfileError, load_profile, name)
+        assert _SDM120 in str(error) and "\n" not in str(error), error
+
+
+def test_a_bad_profile_is_refused_with_field_and_allowed_values():
+    good = ["0x0048", "f32", "kWh"]
+    for changes, texts in (
+        ({"order": "middle"}, ("order", "'middle'", "big, little")),
+        ({"order": 1}, ("order", "1")),
+        ({"confidence": "sure"}, ("confidence", "high, low, medium")),
+        ({"phases": 2}, ("phases", "1, 3")),
+        ({"phases": True}, ("phases", "1, 3")),
+        ({"phases": 3.0}, ("phases", "1, 3")),
+        ({"function": 6}, ("function", "3, 4")),
+        ({"identity_function": "3"}, ("identity_function", "3, 4")),
+        ({"make": ""}, ("make", "1 to 40")),
+        ({"make": "\u00c4"}, ("make", "ASCII")),
+        ({"model": 5}, ("model", "1 to 40")),
+        ({"make": None}, ("make", "1 to 40")),
+        ({"max_registers": 126}, ("max_registers", "4 to 125")),
+        ({"max_registers": 3}, ("max_registers", "4 to 125")),
+        ({"step_mwh": 0}, ("step_mwh", "1 to 1000000")),
+        ({"step_mwh": None}, ("step_mwh", "1 to 1000000")),
+        ({"gap_ms": -1}, ("gap_ms", "0 to 1000")),
+        ({"latency_ms": 19}, ("latency_ms", "20 to 5000")),
+        ({"unit": 248}, ("unit", "1 to 247")),
+        ({"line": []}, ("line",)),
+        ({"colour": "red"}, ("colour", "billing")),
+        ({"billing": None}, ("billing", "a JSON object")),
+        ({"billing": {}}, ("billing.import", "kWh")),
+        ({"billing": []}, ("billing", "a JSON object")),
+        ({"billing": {"import": ["0x0048", "f64", "kWh"]}}, ("billing.import", "f32")),
+        ({"billing": {"import": ["0x0048", "str8", "kWh"]}}, ("billing.import", "f32")),
+        ({"billing": {"import": ["0x0048", "f32", "MWh"]}}, ("billing.import", "Wh, kWh")),
+        ({"billing": {"import": ["0x0048", "f32", "V"]}}, ("billing.import", "Wh, kWh")),
+        ({"billing": {"import": ["0x0048", "f32", "kWh", 4]}}, ("billing.import", "-6 to 3")),
+        ({"billing": {"import": ["0x0048", "f32", "kWh", True]}}, ("billing.import", "-6 to 3")),
+        ({"billing": {"import": ["0x0048", "f32", "kWh", 0, 4]}}, ("billing.import",)),
+        ({"billing": {"import": ["0x0048", "f32"]}}, ("billing.import",)),
+        ({"billing": {"import": ["0x0048"]}}, ("billing.import",)),
+        ({"billing": {"import": []}}, ("billing.import",)),
+        ({"billing": {"import": "0x0048"}}, ("billing.import",)),
+        ({"billing": {"import": {"a": 1}}}, ("billing.import",)),
+        ({"billing": {"import": [72, "f32", "kWh"]}}, ("billing.import", "hexadecimal")),
+        ({"billing": {"import": ["0x10000", "f32", "kWh"]}}, ("billing.import",)),
+        ({"billing": {"import": ["address", "f32", "kWh"]}}, ("billing.import",)),
+        ({"billing": {"import": ["-1", "f32", "kWh"]}}, ("billing.import",)),
+        ({"billing": {"import": ["0x0048", ["f32"], "kWh"]}}, ("billing.import",)),
+        ({"billing": {"import": good, "voltage": good}}, ("voltage", "voltage_l1")),
+        ({"billing": {"import": good, "voltage_l4": good}}, ("voltage_l4", "voltage_l1")),
+        ({"billing": {"import": good, "import_l1": good}}, ("import_l1", "import")),
+        ({"phases": 1, "billing": {"import": good, "voltage_l2": good}}, ("voltage_l2",)),
+        ({"identity": {"colour": ["0", "u16"]}}, ("colour", "code, firmware, serial")),
+        ({"identity": {"serial": ["0x0000", "f32"]}}, ("identity.serial", "u32")),
+        ({"identity": {"serial": ["0x0000", "u32", "V"]}}, ("identity.serial",)),
+        ({"missing": {"u128": 1}}, ("missing", "u16")),
+        ({"missing": {"u16": "ffff"}}, ("missing.u16",)),
+        ({"rollover_mwh": -5}, ("rollover_mwh",)),
+    ):
+        error = str(raises(ProfileError, check_profile, _profile(**changes)))
+        for text in texts:
+            assert text in error, (changes, error)
+        assert "allowed" in error and "\n" not in error, error
+    check_profile(_profile())
+    for nothing in (None, [], "x", 5):
+        raises(ProfileError, check_profile, nothing)
+
+
+def test_a_profile_survives_json():
+    check_profile(json.loads(json.dumps(_profile())))
