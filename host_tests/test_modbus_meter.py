@@ -179,7 +179,7 @@ def test_the_plan_weighs_unused_registers_against_another_request():
         (80, 154000, 4167, [(0, 14), (0x46, 6)]),  # at 2400
         (80, 107000, 521, [(0, 76)]),  # at 19200 one request is quicker
         (75, 107000, 521, [(0, 14), (0x46, 6)]),  # but not within the meter's limit
-        (4, 107000, 521, [(0, 2), (6, 2), (12, 2), (0x46, 4), (0x4A, 2)]),
+        (4, 107000, 521, [(0, 2), (6, 2), (12, 2), (0x46, 2), (0x48, 4)]),
         (80, 1, 1042, [(0, 2), (6, 2), (12, 2), (0x46, 6)]),
     ):
         found = [(one[0], one[1]) for one in plan(list(reversed(rows)), most, request_us, char_us)]

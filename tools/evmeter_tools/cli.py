@@ -4,7 +4,11 @@ import sys
 
 import typer
 
+from evmeter_tools.backend import command as backend_command
+from evmeter_tools.bench import command as bench_command
+from evmeter_tools.demo import command as demo_command
 from evmeter_tools.errors import UserError
+from evmeter_tools.verify.command import verify
 
 app = typer.Typer(
     name="evmeter",
@@ -18,6 +22,14 @@ backend = typer.Typer(help="The operator's side: collect, store, acknowledge.",
                       no_args_is_help=True)
 app.add_typer(emulate, name="emulate")
 app.add_typer(backend, name="backend")
+app.command()(demo_command.demo)
+app.command("bench-rig")(demo_command.bench_rig)
+app.command()(verify)
+emulate.command("meter")(bench_command.meter)
+backend.command()(backend_command.run)
+backend.command()(backend_command.enrol)
+backend.command()(backend_command.sessions)
+backend.command()(backend_command.export)
 
 
 def main():

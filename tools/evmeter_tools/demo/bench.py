@@ -1,14 +1,133 @@
 """Everything around one device on this machine: meter, vehicle, broker, collector, device."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
-from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
 
-from evmeter_tools.backend import broker as brokers
+from evmeter_tools.backend.broker import Broker
+from evmeter_tools.backend.store import Store
 from evmeter_tools.bench.meter import float_bits_mwh
 from evmeter_tools.demo.rig_client import Rig
 from evmeter_tools.demo.watch import Watch
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice, micropython
 from evmeter_tools.paths import ROOT
+
+_END_S = 10
+
+
+class Bench:
+    """One device with its bench in `folder`, a context manager; nothing is started before `with`.
+
+    `meter` is a real serial port in place of the emulated meter.
+    """
+
+    def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
+                 checkpoint_s=60, broker_kind=None, interpreter=None):
+        self.folder = Path(folder)
+        self.device_id = device_id
+        self.notices = []
+        self.database = self.folder / "backend.sqlite"
+        self._meter = meter
+        self._baud = baud
+        self._session = {"finished_after_s": finished_after_s, "checkpoint_s": checkpoint_s}
+        self._collector = None
+        self._parts = []
+        self._broker = Broker(self.folder / "broker", kind=broker_kind)
+        if interpreter is None:
+            interpreter = "micropython" if micropython() else "cpython"
+            if interpreter == "cpython":
+                self.notices.append("no MicroPython was found; the same firmware runs on CPython")
+        self.device = HostDevice(self.folder, interpreter)
+        self.rig = None
+        self.watch = None
+        self.spki = ""
+        self.start_mwh = None
+
+    def __enter__(self):
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        if self.device.running():
+            self.device.cut_power()
+        if self.watch:
+            self.watch.close()
+        if self.rig:
+            self.rig.close()
+        if self._collector:
+            self._end_collector()
+        self._broker.stop()
+
+    def _start(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._broker.start()
+        if self._broker.notice:
+            self.notices.append(self._broker.notice)
+        options = ["--baud", str(self._baud)]
+        if self._meter:
+            options += ["--meter", self._meter]
+        self.rig = Rig(self.folder, options)
+        self.start_mwh = self.register_mwh() if not self._meter else None
+        self.device.write_config({
+            "id": self.device_id,
+            "meter": {"profile": "eastron_sdm120", "baud": self._baud, "p_max_w": 11000},
+            "mqtt": {"host": self._broker.host, "port": self._broker.port, "telemetry_s": 1},
+            "session": self._session,
+            "clock": {"battery": True},
+        })
+        known = self.device.provision()
+        self.spki = known["spki"]
+        store = Store(self.database)
+        store.enrol(known["id"], known["k"], known["spki"])
+        store.close()
+        self.watch = Watch(self._broker.host, self._broker.port, self.device_id)
+        self._start_collector()
+
+    def _start_collector(self):
+        command = [sys.executable, "-m", "evmeter_tools.cli", "backend", "run",
+                   "--db", str(self.database), "--broker",
+                   "%s:%d" % (self._broker.host, self._broker.port)]
+        env = dict(os.environ, PYTHONPATH=str(ROOT / "tools"))
+        with (self.folder / "backend.log").open("ab") as log:
+            self._collector = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
+                                               stdout=log, stderr=subprocess.STDOUT)
+
+    def _end_collector(self):
+        self._collector.send_signal(signal.SIGINT)
+        try:
+            self._collector.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._collector.kill()
+            self._collector.wait()
+
+    def check(self):
+        """Raise UserError where a part of the bench has died."""
+        if self._collector.poll() is not None:
+            raise UserError("the collector ended; see %s" % (self.folder / "backend.log"))
+        if not self.rig.running():
+            raise UserError("the rig ended; see %s" % (self.folder / "rig.log"))
+
+    def check_device(self):
+        """Raise UserError where the device's process has died by itself."""
+        if not self.device.running():
+            raise UserError("the firmware ended; see %s" % (self.folder / "device.log"))
+
+    def register_mwh(self):
+        """The emulated meter's own energy register, from the bits that it shows."""
+        return float_bits_mwh(self.rig.status["register_bits"])
+
+    def final_register_mwh(self):
+        """The register once a status line younger than this call is there."""
+        seen = self.rig.lines
+        deadline = time.monotonic() + 2
+        while self.rig.lines <= seen and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.register_mwh()

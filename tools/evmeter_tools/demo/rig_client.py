@@ -22,6 +22,7 @@ class Rig:
             cwd=ROOT / "tools", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=(folder / "rig.log").open("ab"), text=True)
         self.status = {}
+        self.lines = 0
         self.ready = None
         self._log = folder / "rig.log"
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -42,9 +43,14 @@ class Rig:
                 message = json.loads(line)
             except ValueError:
                 continue
-            if message.get("event") == "ready" or "ready" in message:
-                self.ready = message
             self.status.update(message)
+            self.lines += 1
+            if "ready" in message:
+                self.ready = message
+
+    def running(self):
+        """Whether the rig's process lives."""
+        return self._process.poll() is None
 
     def tell(self, **command):
         """Send one command, e.g. tell(pilot="C", load_w=7200)."""

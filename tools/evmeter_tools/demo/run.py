@@ -10,7 +10,9 @@ from evmeter_tools.errors import UserError
 from evmeter_tools.paths import BUILD
 
 DEVICE = "demo-0001"
+# Shorter than in the field (120 s, 60 s), so that nobody has to wait.
 FINISHED_AFTER_S = 5
+CHECKPOINT_S = 5
 _LOAD_W = 10200
 _STEP_S = 30  # the longest that one step of the demo may take
 _CHARGE_S = 60
@@ -88,11 +90,19 @@ class Script:
         self._until("the backend has confirmed everything", self._settled)
 
 
+def empty(folder):
+    """Make the run folder `folder` anew; refuses one that is no run folder of this tool."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
+        raise UserError("%s holds something else; give an empty folder by --dir" % folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
 def demo(folder=None):
     """Run the demo in `folder` (default build/demo, emptied first); returns the exit code."""
-    folder = folder or BUILD / "demo"
-    shutil.rmtree(folder, ignore_errors=True)
-    with Bench(folder, DEVICE, finished_after_s=FINISHED_AFTER_S) as bench:
+    folder = empty(folder or BUILD / "demo")
+    with Bench(folder, DEVICE, finished_after_s=FINISHED_AFTER_S,
+               checkpoint_s=CHECKPOINT_S) as bench:
         for notice in bench.notices:
             print(notice)
         with View(bench.watch, "evmeter demo: %s" % DEVICE) as view:
