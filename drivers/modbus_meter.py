@@ -257,20 +257,22 @@ class ModbusMeter:
         reading.reason = ""
         index = len(self._requests) - 1 if energy_only else 0
         while index < len(self._requests):
-            address, count, rows = self._requests[index]
+            request = self._requests[index]
+            self._fill(reading, request, await self.bus.read(
+                self._unit, self._function, request[0], request[1], self._latency_ms))
             index += 1
-            data = await self.bus.read(self._unit, self._function, address, count,
-                                       self._latency_ms)
-            for at, _, attribute, phase, kind, exponent in rows:
-                value = decode(data, 2 * (at - address), kind, exponent, self._little,
-                               self._missing.get(kind))
-                if value is None and (kind == "f32" or attribute == "import_mwh"):
-                    reading.quality = "F"
-                    reading.reason = attribute + " is no number"
-                if phase < 0:
-                    setattr(reading, attribute, value)
-                else:
-                    getattr(reading, attribute)[phase] = value
+
+    def _fill(self, reading, request, data):
+        for at, _, attribute, phase, kind, exponent in request[2]:
+            value = decode(data, 2 * (at - request[0]), kind, exponent, self._little,
+                           self._missing.get(kind))
+            if value is None and (kind == "f32" or attribute == "import_mwh"):
+                reading.quality = "F"
+                reading.reason = attribute + " is no number"
+            if phase < 0:
+                setattr(reading, attribute, value)
+            else:
+                getattr(reading, attribute)[phase] = value
 
     async def read_identity(self):
         """(serial number, meter code, firmware) as text; None where the meter has none.

@@ -132,6 +132,8 @@ class ModbusRtu:
         self._request = bytearray(_REQUEST)
         self._buffer = bytearray(_ROOM)
         self._view = memoryview(self._buffer)
+        self._data = self._view[3:]
+        self._length = 0  # of what has come since the request
         # of the last request; of the last byte on the line, as far as that is known
         self._sent_ms = self._last_ms = self._ticks_ms()
         self._owed = -1  # address of a request that got no reply in time, or -1
@@ -143,103 +145,109 @@ class ModbusRtu:
     def _since(self, ticks_ms):
         return self._ticks_diff(self._ticks_ms(), ticks_ms)
 
-    def _drain(self):
-        """Throw away what came unasked for; whether there was anything."""
-        uart = self._uart
-        heard = False
-        for _ in range(_DRAIN_ROUNDS):
-            if not uart.any():
-                break
-            uart.readinto(self._buffer)
-            heard = True
-        return heard
+    def _pause_ms(self, address, count, latency_ms):
+        """Throw away what came unasked for; how long to wait before a request."""
+        heard = 0
+        while heard < _DRAIN_ROUNDS and self._uart.any():
+            self._uart.readinto(self._buffer)
+            self._last_ms = self._ticks_ms()
+            heard += 1
+        pause_ms = max(self.gap_ms, self._silence_ms) + 1
+        idle_ms = self._since(self._last_ms)
+        pause_ms = pause_ms - idle_ms if 0 <= idle_ms < pause_ms else 0
+        if self._owed >= 0 and self._owed != address:
+            # That reply may still come, and could pass for this request's: a meter is given
+            # twice its latency limit for it.
+            self._owed = -1
+            pause_ms = max(pause_ms, 2 * latency_ms + self._wire_ms(_OVERHEAD + 2 * count)
+                           - self._since(self._sent_ms))
+        return pause_ms
 
-    def _send(self):
-        """Put the request on the line; returns the ms for which the line stays busy with it.
+    def _send(self, unit, function, address, count):
+        """Put the request on the line; returns the ms before which no reply can be complete.
 
         With a direction pin in one go: an asyncio sleep could keep the transceiver sending into
         the reply. It blocks for the frame, 37 ms at 2400 baud and 11 bits.
         """
-        de = self._de
-        if not de:
-            if self._uart.write(self._request) != _REQUEST:
-                raise OSError("request not taken")
-            return self._wire_ms(_REQUEST)
-        de(1)
+        request, uart, de = self._request, self._uart, self._de
+        build_request(request, unit, function, address, count)
+        self.requests += 1
+        self._length = 0
+        wait_ms = self._wire_ms(_OVERHEAD + 2 * count)
+        if de:
+            de(1)
         try:
-            if self._uart.write(self._request) != _REQUEST:
+            if uart.write(request) != _REQUEST:
                 raise OSError("request not taken")
-            self._uart.flush()
+            if de:
+                uart.flush()
+            else:
+                wait_ms += self._wire_ms(_REQUEST)
         finally:
-            de(0)
-        return 0
+            if de:
+                de(0)
+        self._sent_ms = self._ticks_ms()
+        return wait_ms
+
+    def _receive(self, unit, function, count, limit_ms):
+        """Take what came. Returns 0 once the reply lies at the start of the buffer, the ms before
+        which it cannot be complete, or -1 when it did not come in time."""
+        passed_ms = self._since(self._sent_ms)
+        buffer = self._buffer
+        length = self._length
+        more = min(self._uart.any(), _ROOM - length)
+        if more:
+            room = self._view[length:] if length else buffer
+            length += self._uart.readinto(room, more) or 0
+            self._last_ms = self._ticks_ms()
+        at = find_reply(buffer, length, unit, function, count)
+        self._length = length if length < _ROOM else 0  # full: noise only
+        if at >= 0:
+            if at > 3:
+                for index in range(2 * count):
+                    buffer[3 + index] = buffer[at + index]
+            return 0
+        if passed_ms < limit_ms:
+            return min(self._wire_ms(-at), limit_ms - passed_ms)
+        self._last_ms = self._ticks_ms()
+        if length:
+            self.damaged += 1
+        else:
+            self.timeouts += 1
+        return -1
 
     async def read(self, unit, function, address, count, latency_ms=300):
-        """Read `count` registers; returns a memoryview over their 2 * count bytes, valid until
-        the next await.
+        """Read `count` registers; returns a memoryview that begins with their 2 * count bytes,
+        valid until the next await.
 
         At most 3 tries, each with the deadline wire time plus `latency_ms`. Raises ModbusError:
         letter T when nothing came, F when what came was damaged or an exception, D when the UART
         failed. Exceptions 1, 2 and 3 are final, the others are tried again.
         """
-        sleep_ms, turn, uart = self._sleep_ms, self.quiet, self._uart
+        turn = self.quiet
         tries = _TRIES
         while True:
             tries -= 1
             while turn.taken or turn.waiting:
-                await sleep_ms(_TAKEN_STEP_MS)
+                await self._sleep_ms(_TAKEN_STEP_MS)
             turn.taken = True
             try:
-                build_request(self._request, unit, function, address, count)
-                wait_ms = 0
-                if self._owed >= 0 and self._owed != address:
-                    # That reply may still come, and could pass for this request's: a meter is
-                    # given twice its latency limit for it.
-                    wait_ms = max(0, 2 * latency_ms + self._wire_ms(_OVERHEAD + 2 * count)
-                                  - self._since(self._sent_ms))
-                    self._owed = -1
-                for _ in range(_DRAIN_ROUNDS):  # a line that is never silent gets no more time
-                    idle_ms = self._since(self._last_ms)
-                    gap_ms = max(self.gap_ms, self._silence_ms) + 1
-                    if 0 <= idle_ms < gap_ms:
-                        wait_ms = max(wait_ms, gap_ms - idle_ms)
-                    if wait_ms:
-                        await sleep_ms(wait_ms)
-                        wait_ms = 0
-                    if not self._drain():
-                        break
-                    self._last_ms = self._ticks_ms()
-                self.requests += 1
-                wait_ms = self._send() + self._wire_ms(_OVERHEAD + 2 * count)
-                self._sent_ms = self._ticks_ms()
+                limit_ms = _DRAIN_ROUNDS  # a line that is never silent gets no more time
+                wait_ms = self._pause_ms(address, count, latency_ms)
+                while wait_ms and limit_ms:
+                    limit_ms -= 1
+                    await self._sleep_ms(wait_ms)
+                    wait_ms = self._pause_ms(address, count, latency_ms)
+                wait_ms = self._send(unit, function, address, count)
                 limit_ms = wait_ms + latency_ms
-                length = 0
-                at = -1
-                while at < 0:
-                    # Before this no complete reply can be there.
-                    await sleep_ms(wait_ms)
-                    passed_ms = self._since(self._sent_ms)
-                    more = min(uart.any(), _ROOM - length)
-                    if more:
-                        length += uart.readinto(self._view[length:], more) or 0
-                        self._last_ms = self._ticks_ms()
-                    at = find_reply(self._buffer, length, unit, function, count)
-                    if at < 0:
-                        if passed_ms >= limit_ms:
-                            break
-                        if length == _ROOM:
-                            length = 0  # noise only
-                        wait_ms = min(self._wire_ms(-at), limit_ms - passed_ms)
-                if at >= 0:
-                    return self._view[at:at + 2 * count]
+                while wait_ms > 0:
+                    await self._sleep_ms(wait_ms)
+                    wait_ms = self._receive(unit, function, count, limit_ms)
+                if not wait_ms:
+                    return self._data
                 self._owed = address
-                self._last_ms = self._ticks_ms()
-                if length:
-                    self.damaged += 1
-                else:
-                    self.timeouts += 1
                 if not tries:
-                    if length:
+                    if self._length:
                         raise ModbusError("damaged reply from unit %d" % unit)
                     raise ModbusError("no reply from unit %d" % unit, "T")
             except ModbusError as error:

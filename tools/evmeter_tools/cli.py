@@ -8,6 +8,7 @@ from evmeter_tools.backend import command as backend_command
 from evmeter_tools.bench import command as bench_command
 from evmeter_tools.demo import command as demo_command
 from evmeter_tools.errors import UserError
+from evmeter_tools.testing import selftest
 from evmeter_tools.verify.command import verify
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.add_typer(backend, name="backend")
 app.command()(demo_command.demo)
 app.command("bench-rig")(demo_command.bench_rig)
 app.command()(verify)
+app.command()(selftest)
 emulate.command("meter")(bench_command.meter)
 backend.command()(backend_command.run)
 backend.command()(backend_command.enrol)

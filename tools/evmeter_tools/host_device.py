@@ -27,6 +27,16 @@ def micropython():
     return path if path.exists() else None
 
 
+def _path(*more):
+    """Where the firmware's modules are found, `more` last."""
+    return [str(folder) for folder in (FIRMWARE, ROOT, HOST_BOARD, BUILD / "upy-lib", *more)]
+
+
+def micropython_path(*more):
+    """MICROPYPATH for the firmware on the host."""
+    return ":".join([*_path(*more), ".frozen"])
+
+
 class HostDevice:
     """One device in the run folder `folder`; `interpreter` is "micropython" or "cpython"."""
 
@@ -38,15 +48,14 @@ class HostDevice:
         self._log = None
 
     def _command(self, script):
-        path = [str(FIRMWARE), str(ROOT), str(HOST_BOARD), str(BUILD / "upy-lib")]
         env = dict(os.environ, EVMETER_HOST_DIR=str(self.folder))
         if self.interpreter == "micropython":
             program = micropython()
             if program is None:
                 raise UserError("no MicroPython in build/bin; run 'make setup'")
-            env["MICROPYPATH"] = ":".join([*path, ".frozen"])
+            env["MICROPYPATH"] = micropython_path()
             return [str(program), "-X", "heapsize=" + self._heap, str(script)], env
-        env["PYTHONPATH"] = os.pathsep.join(path)
+        env["PYTHONPATH"] = os.pathsep.join(_path())
         return [sys.executable, "-u", "-c", _CPYTHON, str(script)], env
 
     def write_config(self, config):

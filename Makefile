@@ -1,0 +1,34 @@
+# evmeter: `make help` lists the targets. Everything that is set up lies in build/.
+
+PYTHON ?= python3
+EVMETER := build/bin/evmeter
+SETUP := $(PYTHON) tools/setup/bootstrap.py
+
+.PHONY: help setup demo bench-rig test lint clean
+
+help:
+	@echo "make demo                       two sessions, one broken by a power cut (2 min)"
+	@echo "make test                       everything that can be checked on this machine"
+	@echo "make bench-rig [METER=/dev/...] the bench until Ctrl-C, with a real meter if given"
+	@echo "make setup                      only set up build/"
+	@echo "make lint                       ruff"
+	@echo "make clean                      remove build/"
+
+setup:
+	@$(SETUP)
+
+demo: setup
+	@$(EVMETER) demo
+
+bench-rig: setup
+	@$(EVMETER) bench-rig $(if $(METER),--meter $(METER)) $(if $(BAUD),--baud $(BAUD))
+
+test:
+	@$(SETUP) --require micropython,mosquitto,pyocmf,node-ocmf
+	@$(EVMETER) selftest
+
+lint: setup
+	@build/venv/bin/ruff check .
+
+clean:
+	rm -rf build

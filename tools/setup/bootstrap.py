@@ -1,0 +1,341 @@
+"""Sets up everything under build/: Python packages, MicroPython, mosquitto, verifiers.
+
+    python3 tools/setup/bootstrap.py [--require micropython,mosquitto,pyocmf,node-ocmf]
+
+Needs Python 3.11, nothing else; no root. A second run finds everything in place. What is missing
+is told in one line each and written to build/setup.json; with --require it is an error (exit code
+2). EVMETER_MICROPYTHON and EVMETER_MOSQUITTO choose where these come from: path, fetch or none.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import debian
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build"
+VENV = BUILD / "venv"
+BIN = BUILD / "bin"
+
+_MICROPYTHON_SUITE = "trixie"
+_MICROPYTHON = ("micropython", "libc6", "libffi8", "libmbedcrypto16", "libmbedtls21",
+                "libmbedx509-7")
+_MOSQUITTO = ("mosquitto", "libmosquitto1", "libdlt2", "libcjson1", "libwrap0", "libcap2",
+              "libssl3", "libssl3t64", "libsystemd0", "libnsl2", "libtirpc3", "libtirpc3t64",
+              "libwebsockets17", "libwebsockets19t64")
+_LEAST_MICROPYTHON = (1, 25)
+_PROBE = ("import sys\nfrom vfs import VfsLfs2\nimport asyncio\n"
+          "print('%d %d' % sys.implementation.version[:2])\n")
+# sdists from PyPI that pip cannot install: they have no setup.py
+_DEVICE_PACKAGES = (
+    ("micropython-umqtt.simple", "1.3.4", "umqtt",
+     "b6a2520239e3992c63a7de9370ee9b3d9d27819a90359c521f1c0f7ccab8d12f"),
+    ("micropython-logging", "0.5.2", "logging",
+     "4fe714775fa6cafc2466bac7fe28485c13610470d3ea2bddac956bcd89b4453d"),
+)
+
+
+class SetupError(Exception):
+    """Something that everything else needs cannot be had."""
+
+
+def _sha256(*parts):
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.read_bytes() if isinstance(part, Path) else str(part).encode())
+    return digest.hexdigest()
+
+
+def _run(command, **more):
+    done = subprocess.run(command, check=False, capture_output=True, text=True, **more)
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        wrong = [line for line in lines if "error" in line.lower()] or lines or ["no output"]
+        raise SetupError("%s: %s" % (Path(command[0]).name, wrong[0].strip()))
+    return done.stdout
+
+
+def _script(name, text):
+    BIN.mkdir(parents=True, exist_ok=True)
+    path = BIN / name
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return path
+
+
+def _step(title, function):
+    """Run a step; returns (value, reason why it failed or "")."""
+    begun = time.monotonic()
+    print("%-36s" % title, end="", flush=True)
+    try:
+        value, words = function()
+    except (SetupError, debian.FetchError, OSError) as error:
+        print("missing: %s" % error)
+        return None, str(error)
+    print("%s (%d s)" % (words, time.monotonic() - begun))
+    return value, ""
+
+
+# -- Python --
+
+def _python(*arguments):
+    return _run([str(VENV / "bin" / "python"), *arguments])
+
+
+def _make_venv():
+    shutil.rmtree(VENV, ignore_errors=True)
+    try:
+        _run([sys.executable, "-m", "venv", str(VENV)])
+        return
+    except SetupError:
+        # Debian without python3-venv: take pip from the package that venv would take it from
+        _run([sys.executable, "-m", "venv", "--without-pip", str(VENV)])
+    folder = BUILD / "pip"
+    debian.fetch(debian.codename(), ("python3-pip-whl",), folder, ("python3-pip-whl",))
+    wheel = next((folder / "usr/share/python-wheels").glob("pip-*.whl"))
+    _python("%s/pip" % wheel, "install", "--quiet", "--no-index", str(wheel))
+
+
+def python_packages():
+    """The virtual environment with the pinned packages, and the command `evmeter`."""
+    stamp = VENV / "evmeter.stamp"
+    wanted = _sha256(HERE / "requirements.txt", sys.version, str(ROOT))
+    words = "in place"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        _make_venv()
+        _python("-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+                "--require-hashes", "--no-deps", "-r", str(HERE / "requirements.txt"))
+        packages = next((VENV / "lib").glob("python3*/site-packages"))
+        (packages / "evmeter-tools.pth").write_text("%s\n" % (ROOT / "tools"))
+        stamp.write_text(wanted)
+        words = "installed"
+    _script("evmeter",
+            'exec "$(dirname "$0")/../venv/bin/python" -m evmeter_tools.cli "$@"\n')
+    return str(VENV), words
+
+
+# -- MicroPython --
+
+def _micropython_version(program):
+    """(major, minor) of a MicroPython that has what the host board needs, or None."""
+    try:
+        done = subprocess.run([str(program), "-c", _PROBE], capture_output=True, text=True,
+                              check=False, timeout=20)
+        return tuple(int(word) for word in done.stdout.split())[:2] if not done.returncode else None
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+
+
+def _outside(name):
+    """A program in PATH that is not our own wrapper."""
+    for folder in os.environ.get("PATH", "").split(os.pathsep) + ["/usr/sbin"]:
+        found = Path(folder or ".") / name
+        if found.parent.resolve() != BIN.resolve() and os.access(found, os.X_OK):
+            return found.resolve()
+    return None
+
+
+def _good_micropython(program):
+    version = _micropython_version(program) if program else None
+    return version if version and version >= _LEAST_MICROPYTHON else None
+
+
+def micropython():
+    """MicroPython 1.25 or newer at build/bin/micropython."""
+    way = os.environ.get("EVMETER_MICROPYTHON", "")
+    wrapper = BIN / "micropython"
+    folder = BUILD / "micropython"
+    if way == "none":
+        wrapper.unlink(missing_ok=True)
+        raise SetupError("switched off by EVMETER_MICROPYTHON=none")
+    program = None if way == "fetch" else _outside("micropython")
+    version = _good_micropython(program)
+    if version:
+        _script("micropython", 'exec "%s" "$@"\n' % program)
+        return str(wrapper), "%d.%d from PATH" % version
+    if way == "path":
+        raise SetupError("PATH has no MicroPython of 1.25 or newer")
+    words = "in place"
+    if not folder.exists() or not _fetched_micropython(folder):
+        debian.fetch(_MICROPYTHON_SUITE, _MICROPYTHON, folder, ("micropython", "libc6"))
+        words = "fetched"
+    version = _fetched_micropython(folder)
+    if not version:
+        raise SetupError("the fetched MicroPython does not run")
+    return str(wrapper), "%d.%d %s" % (*version, words)
+
+
+def _fetched_micropython(folder):
+    library = "usr/lib/" + debian.triplet()
+    loaders = sorted((folder / library).glob("ld-linux*.so.*"))
+    if not loaders:
+        return None
+    wrapper = _script(
+        "micropython",
+        'R="$(dirname "$(readlink -f "$0")")/../micropython"\n'
+        'exec "$R/%s/%s" --library-path "$R/%s" "$R/usr/bin/micropython" "$@"\n'
+        % (library, loaders[0].name, library))
+    return _micropython_version(wrapper)
+
+
+def device_packages():
+    """umqtt.simple and logging in build/upy-lib, as a device gets them."""
+    target = BUILD / "upy-lib"
+    stamp = target / "evmeter.stamp"
+    wanted = _sha256(*_DEVICE_PACKAGES)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return str(target), "in place"
+    shutil.rmtree(target, ignore_errors=True)
+    downloads = BUILD / "downloads"
+    for name, version, package, digest in _DEVICE_PACKAGES:
+        archive = downloads / ("%s-%s.tar.gz" % (name, version))
+        if not archive.exists() or _sha256(archive) != digest:
+            archive.unlink(missing_ok=True)
+            downloads.mkdir(parents=True, exist_ok=True)
+            _run([str(VENV / "bin" / "unearth"), "--no-binary", "--download", str(downloads),
+                  "%s==%s" % (name, version)], cwd=BUILD)
+        if not archive.exists():
+            raise SetupError("%s %s was not downloaded" % (name, version))
+        if _sha256(archive) != digest:
+            raise SetupError("%s %s is not the file that was pinned" % (name, version))
+        root = "%s-%s/%s/" % (name, version, package)
+        with tarfile.open(archive) as tar:
+            for member in tar.getmembers():
+                if member.isfile() and member.name.startswith(root):
+                    path = target / package / member.name[len(root):]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(tar.extractfile(member).read())
+    stamp.write_text(wanted)
+    return str(target), "unpacked"
+
+
+# -- mosquitto --
+
+def _runs_mosquitto(program):
+    try:
+        done = subprocess.run([str(program), "-h"], capture_output=True, text=True, check=False,
+                              timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    words = done.stdout.split()
+    return words[2] if words[:2] == ["mosquitto", "version"] else ""
+
+
+def mosquitto():
+    """mosquitto at build/bin/mosquitto."""
+    way = os.environ.get("EVMETER_MOSQUITTO", "")
+    wrapper = BIN / "mosquitto"
+    folder = BUILD / "mosquitto"
+    if way == "none":
+        wrapper.unlink(missing_ok=True)
+        raise SetupError("switched off by EVMETER_MOSQUITTO=none")
+    program = None if way == "fetch" else _outside("mosquitto")
+    version = _runs_mosquitto(program) if program else ""
+    if version:
+        _script("mosquitto", 'exec "%s" "$@"\n' % program)
+        return str(wrapper), "%s from PATH" % version
+    if way == "path":
+        raise SetupError("PATH has no mosquitto")
+    words = "in place"
+    if not folder.exists() or not _fetched_mosquitto(folder):
+        debian.fetch(debian.codename(), _MOSQUITTO, folder, ("mosquitto",))
+        words = "fetched"
+    version = _fetched_mosquitto(folder)
+    if not version:
+        raise SetupError("the fetched mosquitto does not run")
+    return str(wrapper), "%s %s" % (version, words)
+
+
+def _fetched_mosquitto(folder):
+    if not (folder / "usr/sbin/mosquitto").exists():
+        return ""
+    triplet = debian.triplet()
+    return _runs_mosquitto(_script(
+        "mosquitto",
+        'R="$(dirname "$(readlink -f "$0")")/../mosquitto"\n'
+        'export LD_LIBRARY_PATH="$R/usr/lib/%s:$R/lib/%s"\n'
+        'exec "$R/usr/sbin/mosquitto" "$@"\n' % (triplet, triplet)))
+
+
+# -- verifiers that are not ours --
+
+def pyocmf():
+    """pyocmf, installed with the Python packages."""
+    version = _python("-c", "import importlib.metadata as m, pyocmf; print(m.version('pyocmf'))")
+    return version.strip(), version.strip()
+
+
+def node_ocmf():
+    """@road-labs/ocmf in build/node; only where there is Node.js."""
+    if not shutil.which("node") or not shutil.which("npm"):
+        raise SetupError("there is no Node.js (optional)")
+    folder = BUILD / "node"
+    stamp = folder / "evmeter.stamp"
+    inputs = [HERE / name for name in ("package.json", "package-lock.json", ".npmrc")]
+    wanted = _sha256(*inputs)
+    if stamp.exists() and stamp.read_text() == wanted:
+        return str(folder), "in place"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in inputs:
+        shutil.copy(path, folder)
+    _run(["npm", "ci", "--silent"], cwd=folder)
+    stamp.write_text(wanted)
+    return str(folder), "installed"
+
+
+_STEPS = (
+    ("micropython", "MicroPython for the host", micropython),
+    ("upy-lib", "umqtt.simple and logging", device_packages),
+    ("mosquitto", "mosquitto", mosquitto),
+    ("pyocmf", "verifier pyocmf", pyocmf),
+    ("node-ocmf", "verifier @road-labs/ocmf", node_ocmf),
+)
+_OPTIONAL_WITHOUT_NODE = "node-ocmf"
+
+
+def main():
+    """Run all steps; exit code 2 where something needed is missing."""
+    parser = argparse.ArgumentParser(description="set up build/")
+    parser.add_argument("--require", default="", help="comma-separated: what must not be missing")
+    required = [name for name in parser.parse_args().require.split(",") if name]
+    names = [name for name, _, _ in _STEPS]
+    for name in required:
+        if name not in names:
+            parser.error("--require %s: allowed: %s" % (name, ", ".join(names)))
+    if sys.version_info < (3, 11):
+        sys.exit("setup: Python 3.11 or newer is needed, this is %s" % sys.version.split()[0])
+    BUILD.mkdir(exist_ok=True)
+    _, reason = _step("Python packages", python_packages)
+    if reason:
+        print("setup: the Python packages cannot be installed: %s" % reason, file=sys.stderr)
+        sys.exit(2)
+    found, missing = {}, {}
+    for name, title, function in _STEPS:
+        value, reason = _step(title, function)
+        if reason:
+            missing[name] = reason
+        else:
+            found[name] = value
+    (BUILD / "setup.json").write_text(json.dumps({"found": found, "missing": missing}, indent=1))
+    if not shutil.which("node") and _OPTIONAL_WITHOUT_NODE in required:
+        required.remove(_OPTIONAL_WITHOUT_NODE)
+    needed = {"upy-lib": "needed by the firmware", **{name: "required" for name in required}}
+    for name in needed:
+        if name in missing:
+            print("setup: %s is missing: %s" % (name, missing[name]), file=sys.stderr)
+            sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
