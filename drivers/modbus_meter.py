@@ -5,7 +5,7 @@ Unknown fields are errors. Those marked * may be left out:
 
 make, model      as written into records, printable ASCII
 confidence       "high", "medium" or "low": how well the register map is established
-line, unit       as delivered, such as "2400 8N1" and 1; for the installer, the configuration counts
+line, unit       as delivered ("2400 8N1", 1), for the installer: the configuration counts
 phases           1 or 3
 function         3 or 4: how the billing set is read; identity_function* likewise (3)
 order            "big" or "little": order of the 16-bit words of a longer value
@@ -64,7 +64,7 @@ _RULES = {
 }
 
 
-class ProfileError(Exception):
+class ProfileError(ValueError):
     """A meter profile cannot be taken; the text names the field and the allowed values."""
 
 
@@ -117,21 +117,23 @@ def check_profile(given):
     for field in given:
         _check("a field", field, tuple(sorted(_RULES)))
     profile = {}
-    for field in _RULES:
+    for field, rule in _RULES.items():
         profile[field] = given.get(field, _DEFAULTS.get(field))
-        _check(field, profile[field], _RULES[field])
+        _check(field, profile[field], rule)
     kinds = tuple(sorted(WORDS))
     for kind in profile["missing"]:
         _check("missing", kind, kinds)
         _check("missing." + kind, profile["missing"][kind], [-1 << 63, (1 << 64) - 1])
-    _row("billing.import", profile["billing"].get("import"), kinds, _QUANTITIES["import"][1])
+    if "import" not in profile["billing"]:
+        raise ProfileError("billing.import is missing; it is required")
     names = []
-    for name in sorted(_QUANTITIES):
+    for name in _QUANTITIES:
         phases = profile["phases"] if name in ("voltage", "current") else 0
         names += ["%s_l%d" % (name, phase + 1) for phase in range(phases)] or [name]
+    names = tuple(sorted(names))
     rows = []
     for name in profile["billing"]:
-        _check("a quantity", name, tuple(names))
+        _check("a quantity", name, names)
         phase = -1
         quantity = name
         if name[-3:-1] == "_l":
@@ -157,22 +159,16 @@ def load_profile(name):
     """The profile `name`, checked. Raises ProfileError; for an unknown name it lists the known."""
     folder = __file__[:-len(__file__.split("/")[-1])] + "meter_profiles/"
     try:
-        known = sorted([one[:-5] for one in os.listdir(folder) if one.endswith(".json")])
-    except OSError:
-        known = []
-    if name not in known:
-        raise ProfileError("meter profile %s is not known; there is: %s"
-                           % (name, _names(known) or "none"))
-    try:
+        known = sorted([one[:-5] for one in os.listdir(folder) if one[-5:] == ".json"])
+        if name not in known:
+            raise ValueError("not known; there is: " + _names(known))
         with open(folder + name + ".json") as file:
             text = file.read()
         # MicroPython's json takes an object that is cut short.
         if text.count("{") != text.count("}") or text.count("[") != text.count("]"):
-            raise ValueError
+            raise ValueError("a bracket is missing")
         return check_profile(json.loads(text))
-    except (OSError, ValueError):
-        raise ProfileError("meter profile %s is not valid JSON" % name) from None
-    except ProfileError as error:
+    except (OSError, ValueError) as error:
         raise ProfileError("meter profile %s: %s" % (name, error)) from None
 
 

@@ -4,6 +4,8 @@ from evmeter.metering.reading import Reading
 _P_MAX_W = 11000  # 3055.6 mWh a second
 _STEP_MWH = 1000
 _SECOND_MWH = 3056
+_BACK = "register stepped back"
+_OVER = "register stepped over the power limit"
 
 
 def _reading(mwh, mono_ms, **values):
@@ -14,8 +16,8 @@ def _reading(mwh, mono_ms, **values):
     reading.import_mwh = mwh
     reading.export_mwh = 0
     reading.mono_ms = mono_ms
-    for name in values:
-        setattr(reading, name, values[name])
+    for name, value in values.items():
+        setattr(reading, name, value)
     return reading
 
 
@@ -33,7 +35,7 @@ def test_the_first_reading():
         reading = _reading(mwh, 1000)
         assert _gate(base_mwh).judge(reading) == believed, (base_mwh, mwh)
         assert reading.quality == ("G" if believed else "O")
-        assert believed or reading.reason == "register stepped back"
+        assert believed or reading.reason == _BACK
     gate = _gate()
     gate.base(7000000)
     assert not gate.judge(_reading(6000000, 1000))
@@ -43,14 +45,13 @@ def test_steps_from_reading_to_reading():
     for start_mwh, step_mwh, passed_ms, reason in (
         (10**9, 0, 1000, ""), (10**9, 1000, 1000, ""),
         (10**9, _SECOND_MWH + _STEP_MWH, 1000, ""),
-        (10**9, _SECOND_MWH + _STEP_MWH + 1, 1000, "register stepped over the power limit"),
-        (10**9, _STEP_MWH, 0, ""), (10**9, _STEP_MWH + 1, 0, "register stepped over the power limit"),
-        (10**9, -1, 1000, "register stepped back"), (10**9, -10**9, 1000, "register stepped back"),
+        (10**9, _SECOND_MWH + _STEP_MWH + 1, 1000, _OVER),
+        (10**9, _STEP_MWH, 0, ""), (10**9, _STEP_MWH + 1, 0, _OVER),
+        (10**9, -1, 1000, _BACK), (10**9, -10**9, 1000, _BACK),
         (10**9, 11000000, 3600000, ""),
-        (10**9, 11000000 + _STEP_MWH + 1, 3600000, "register stepped over the power limit"),
+        (10**9, 11000000 + _STEP_MWH + 1, 3600000, _OVER),
         # 131 MWh: a float32 goes in steps of 7.8 Wh, more than the meter's own
-        (131000000000, 7813, 0, ""), (131000000000, 2 * 7813 + 1000, 0,
-                                      "register stepped over the power limit"),
+        (131000000000, 7813, 0, ""), (131000000000, 2 * 7813 + 1000, 0, _OVER),
     ):
         gate = _gate()
         assert gate.judge(_reading(start_mwh, 5000))
@@ -63,7 +64,8 @@ def test_steps_from_reading_to_reading():
 def test_values_that_cannot_be():
     for values, reason in (
         ({"import_mwh": None}, "no import register"), ({"import_mwh": -1}, "negative energy"),
-        ({"export_mwh": -1}, "negative energy"), ({"voltages_mv": [1000001]}, "voltage out of range"),
+        ({"export_mwh": -1}, "negative energy"),
+        ({"voltages_mv": [1000001]}, "voltage out of range"),
         ({"voltages_mv": [-1]}, "voltage out of range"),
         ({"frequency_mhz": 100001}, "frequency out of range"),
         ({"frequency_mhz": -1}, "frequency out of range"),
@@ -109,7 +111,8 @@ def _feed(gate, line, mwh, start_ms, period_ms=1000, limit=60):
 def test_five_agreeing_replies_over_ten_seconds_re_base():
     for name, base_mwh, new_mwh, period_ms, refused in (
         ("reset", 10**9, 0, 1000, 10), ("exchange forward", 10**9, 10**10, 1000, 10),
-        ("a little below", 10**9, 10**9 - 5000, 1000, 10), ("slow polls", 10**9, 5, 4000, 4), ("fast polls", 10**9, 5, 200, 50),
+        ("a little below", 10**9, 10**9 - 5000, 1000, 10),
+        ("slow polls", 10**9, 5, 4000, 4), ("fast polls", 10**9, 5, 200, 50),
     ):
         gate = _gate()
         assert gate.judge(_reading(base_mwh, 1000))

@@ -47,8 +47,10 @@ def test_crc_and_requests_of_the_vendor():
 
 
 def test_requests_that_cannot_be_are_refused():
-    for unit, function, address, count in ((0, 4, 0, 1), (248, 4, 0, 1), (1, 6, 0, 1), (1, 4, 0, 0),
-                                           (1, 4, 0, 126), (1, 4, -1, 1), (1, 4, 0xFFFF, 2)):
+    for unit, function, address, count in (
+        (0, 4, 0, 1), (248, 4, 0, 1), (1, 6, 0, 1), (1, 4, 0, 0), (1, 4, 0, 126), (1, 4, -1, 1),
+        (1, 4, 0xFFFF, 2),
+    ):
         raises(ValueError, build_request, bytearray(8), unit, function, address, count)
     build_request(bytearray(8), 1, 3, 0xFFFF, 1)
 
@@ -93,7 +95,8 @@ def test_faults_are_overcome_by_the_next_try():
     good = [(3, _GOOD)]
     for name, fault in (
         ("silence", None), ("too late", [(120, _GOOD)]), ("bad CRC", [(3, _GOOD[:-1] + b"\x00")]),
-        ("other unit", [(3, reply(2, 4, [9, 9, 9, 9]))]), ("other function", [(3, reply(1, 3, [9] * 4))]),
+        ("other unit", [(3, reply(2, 4, [9, 9, 9, 9]))]),
+        ("other function", [(3, reply(1, 3, [9] * 4))]),
         ("short", [(3, reply(1, 4, [9, 9, 9]))]), ("long", [(3, reply(1, 4, [9] * 5))]),
         ("exception 4", [(3, with_crc("018404"))]), ("exception 5", [(3, with_crc("018405"))]),
         ("exception 6", [(3, with_crc("018406"))]), ("exception 11", [(3, with_crc("01840b"))]),
@@ -132,7 +135,8 @@ def test_a_transceiver_that_echoes():
 
 
 def test_after_three_tries_a_status_and_no_value():
-    for answer, letter in ((None, "T"), ([(3, _GOOD[:-1])], "F"), ([(3, with_crc("018406"))], "F")):
+    for answer, letter in ((None, "T"), ([(3, _GOOD[:-1])], "F"),
+                           ([(3, with_crc("018406"))], "F")):
         found, _, sent = _outcome([answer] * 9)
         assert isinstance(found, ModbusError) and found.letter == letter
         assert sent == 3

@@ -226,7 +226,8 @@ def test_an_edge_reading_is_two_replies_and_the_second_counts():
 
 def test_an_edge_reading_that_is_not_believed_is_none():
     for name, line, fault, letter in (
-        ("silent", None, MeterError("no reply", "T"), "T"), ("damaged", None, MeterError("x"), "F"),
+        ("silent", None, MeterError("no reply", "T"), "T"),
+        ("damaged", None, MeterError("x"), "F"),
         ("no number", None, "F", "F"), ("back", lambda now_ms: 10**9 - now_ms, None, "O"),
         ("over", lambda now_ms: 10**9 + now_ms * 100, None, "O"),
     ):

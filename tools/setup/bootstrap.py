@@ -131,7 +131,9 @@ def _micropython_version(program):
     try:
         done = subprocess.run([str(program), "-c", _PROBE], capture_output=True, text=True,
                               check=False, timeout=20)
-        return tuple(int(word) for word in done.stdout.split())[:2] if not done.returncode else None
+        if done.returncode:
+            return None
+        return tuple(int(word) for word in done.stdout.split())[:2]
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
 
@@ -330,7 +332,7 @@ def main():
     (BUILD / "setup.json").write_text(json.dumps({"found": found, "missing": missing}, indent=1))
     if not shutil.which("node") and _OPTIONAL_WITHOUT_NODE in required:
         required.remove(_OPTIONAL_WITHOUT_NODE)
-    needed = {"upy-lib": "needed by the firmware", **{name: "required" for name in required}}
+    needed = {"upy-lib": "needed by the firmware", **dict.fromkeys(required, "required")}
     for name in needed:
         if name in missing:
             print("setup: %s is missing: %s" % (name, missing[name]), file=sys.stderr)

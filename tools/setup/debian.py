@@ -29,8 +29,8 @@ def _deb822(text):
 
 def _one_line(text):
     """Entries of a sources.list file."""
-    for line in text.splitlines():
-        line = line.split("#")[0].strip()
+    for raw in text.splitlines():
+        line = raw.split("#")[0].strip()
         if not line.startswith("deb ") and not line.startswith("deb\t"):
             continue
         rest, key = line[4:].strip(), None

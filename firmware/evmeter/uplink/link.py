@@ -28,10 +28,11 @@ class LinkError(OSError):
 class Link:
     """`resolve(host, port)` gives a socket address; `wrap(sock)` may put TLS over the socket."""
 
-    def __init__(self, resolve=None, wrap=None, sockets=socket):
+    def __init__(self, resolve=None, wrap=None, sockets=socket, poll=select.poll):
         self._resolve = resolve
         self._wrap = wrap
         self._sockets = sockets
+        self._poll = poll
         self._socket = None
         self._receive = None
         self._transmit = None
@@ -57,7 +58,7 @@ class Link:
         except OSError as error:
             if error.args[0] not in (errno.EINPROGRESS, errno.EALREADY):
                 raise
-        poller = select.poll()
+        poller = self._poll()
         poller.register(sock, select.POLLOUT)
         begun = time.ticks_ms()
         while True:
@@ -72,7 +73,7 @@ class Link:
         try:
             sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
         except (AttributeError, OSError, ValueError):
-            self.delayed = True  # coalesced writes make it tolerable
+            print("link: no TCP_NODELAY here")  # whole packets in one write make it tolerable
         if self._wrap:
             sock = self._socket = self._wrap(sock)
         # MicroPython's TLS sockets have the stream methods only, CPython's sockets the others

@@ -66,7 +66,7 @@ class Uplink:
     `monitor` gives the live messages (monitoring/status.py).
     """
 
-    def __init__(self, settings, device_id, journal, clock, monitor, key_id):
+    def __init__(self, settings, device_id, journal, clock, monitor, key_id, link=None):
         self._settings = settings
         self._root = ("evmeter/v1/%s/" % device_id).encode()
         self._journal = journal
@@ -74,7 +74,7 @@ class Uplink:
         self._monitor = monitor
         self._key_id = key_id
         self._topics = [self._root + stream.encode() for stream in _STREAMS]
-        self._session = Session(Link(), device_id, settings, self._root + b"avail", self._message)
+        self._session = Session(link or Link(), device_id, settings, self._root + b"avail", self._message)
         self._payload = bytearray(MAX_PAYLOAD)
         self._window = settings["window"]
         self._sent = []  # [sequence, sent at, resend after] of frames not yet confirmed
