@@ -155,6 +155,14 @@ def check_profile(given):
     return profile
 
 
+def parse_profile(text):
+    """The profile in `text` (JSON), checked. Raises ValueError, ProfileError."""
+    # MicroPython's json takes an object that is cut short.
+    if text.count("{") != text.count("}") or text.count("[") != text.count("]"):
+        raise ValueError("a bracket is missing")
+    return check_profile(json.loads(text))
+
+
 def load_profile(name):
     """The profile `name`, checked. Raises ProfileError; for an unknown name it lists the known."""
     folder = __file__[:-len(__file__.split("/")[-1])] + "meter_profiles/"
@@ -163,11 +171,7 @@ def load_profile(name):
         if name not in known:
             raise ValueError("not known; there is: " + _names(known))
         with open(folder + name + ".json") as file:
-            text = file.read()
-        # MicroPython's json takes an object that is cut short.
-        if text.count("{") != text.count("}") or text.count("[") != text.count("]"):
-            raise ValueError("a bracket is missing")
-        return check_profile(json.loads(text))
+            return parse_profile(file.read())
     except (OSError, ValueError) as error:
         raise ProfileError("meter profile %s: %s" % (name, error)) from None
 

@@ -180,6 +180,15 @@ def test_distrust_until_the_meter_agrees_with_itself():
         assert reading.quality == "X" and reading.reason == "meter exchanged"
     reading = _reading(10**9, 11000)
     assert gate.judge(reading) and reading.quality == "G"
+    assert gate.refused == 10
     assert gate.event["cause"] == "meter exchanged" and gate.event["diff_mwh"] is None
     reading = _reading(5, 12000)
     assert not gate.judge(reading) and reading.quality == "O"
+
+
+def test_an_exchanged_meter_is_no_rollover():
+    gate = _gate(None, 10**11)
+    assert gate.judge(_reading(10**11 - 1000, 0))
+    gate.distrust("X", "meter exchanged")
+    assert _feed(gate, lambda index: 0, 1000, 1000) == 10
+    assert gate.event["modulus_mwh"] == 0 and gate.event["diff_mwh"] is None

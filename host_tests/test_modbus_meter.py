@@ -9,6 +9,7 @@ from drivers.modbus_meter import (
     ProfileError,
     check_profile,
     load_profile,
+    parse_profile,
     plan,
 )
 from drivers.modbus_rtu import ModbusError, ModbusRtu
@@ -265,8 +266,11 @@ def test_a_bad_profile_is_refused_with_field_and_allowed_values():
         raises(ProfileError, check_profile, nothing)
 
 
-def test_a_profile_survives_json():
-    check_profile(json.loads(json.dumps(_profile())))
+def test_a_damaged_file_is_refused_at_every_length():
+    text = json.dumps(_profile())
+    assert parse_profile(text)["make"] == "Maker"
+    for length in range(len(text)):
+        raises(ValueError, parse_profile, text[:length])
 
 
 class _QuietUart:

@@ -74,7 +74,8 @@ def test_the_bytes_still_missing_are_counted():
 
 def test_only_the_exact_reply_counts():
     for frame in (reply(2, 4, _WORDS), reply(1, 3, _WORDS), reply(1, 4, _WORDS[:3]),
-                  reply(1, 4, _WORDS + [5]), _GOOD[:-1] + bytes((_GOOD[-1] ^ 1,)),
+                  reply(1, 4, _WORDS + [5]), with_crc("0104064366000000000000"),
+                  _GOOD[:-1] + bytes((_GOOD[-1] ^ 1,)),
                   with_crc("028402"), with_crc("018302"), bytes(13), b"\xff" * 64):
         assert find_reply(frame, len(frame), 1, 4, 4) < 0, frame
     for index in range(len(_GOOD)):
@@ -165,10 +166,13 @@ def test_the_poll_never_lasts_longer_than_its_deadlines():
 
 def test_a_late_reply_never_passes_for_another_request():
     # The reply to the first address comes once the second one (same length) is being asked for.
-    for delay_ms in range(40, 100, 3):
-        def answer(request, delay_ms=delay_ms):
-            late = request[3] == 0
-            return [(delay_ms if late else 30, _OTHER if late else _GOOD)]
+    for delay_ms in range(40, 100):
+        silent = [True]  # the second one's own first reply never comes
+
+        def answer(request, delay_ms=delay_ms, silent=silent):
+            if request[3] == 0:
+                return [(delay_ms, _OTHER)]
+            return None if silent and silent.pop() else [(30, _GOOD)]
         _, _, bus = _bus(answer)
 
         async def scenario(bus=bus):
@@ -212,6 +216,14 @@ def test_an_overflown_buffer_does_not_spoil_the_next_reply():
     assert uart.any() == 256
     assert asyncio.run(_read(bus)) == _DATA
     assert len(uart.requests) == 1
+
+
+def test_a_reply_behind_more_noise_than_there_is_room_for():
+    _, uart, bus = _bus(lambda request: [(0, b"\x55" * 320 + _GOOD)])
+
+    async def scenario():
+        return bytes((await bus.read(1, 4, 0, 4, 600))[:8])
+    assert asyncio.run(scenario()) == _DATA and len(uart.requests) == 1
 
 
 def test_direction_pin_is_high_for_the_frame_and_no_longer():

@@ -255,6 +255,17 @@ def test_an_edge_reading_recovers_within_its_deadline():
     _run(time, poll, scenario)
 
 
+def test_an_edge_reading_is_two_replies_in_a_row():
+    time, meter, poll = _rig()
+    meter.faults = [(3300, 3500, "F")]
+
+    async def scenario():
+        await time.sleep_ms(3250)  # just after a regular poll: 3250 good, 3450 bad, then good
+        assert (await poll.edge_reading())[1] == "G"
+        assert meter.energy_reads == 4
+    _run(time, poll, scenario)
+
+
 def test_an_edge_reading_before_the_first_poll_knows_the_meter_first():
     time, meter, poll = _rig()
 

@@ -24,6 +24,8 @@ def test_float32_bits_become_exact_integers():
         (0x3500, 0x0000, 6, 0),  # 2**-21 kWh = 0.477 mWh
         (0x0000, 0x0001, 6, 0),  # the smallest denormal
         (0x007F, 0xFFFF, 9, 0),  # the largest denormal
+        (0x3080, 0x0000, 9, 1),  # 2**-30
+        (0x3000, 0x0000, 9, 0),  # 2**-31
         (0x4B80, 0x0000, 0, 1 << 24),
         (0x4B80, 0x0001, 0, (1 << 24) + 2),
         (0x4B80, 0x0001, 6, ((1 << 24) + 2) * 1000000),

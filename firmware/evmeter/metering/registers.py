@@ -32,14 +32,10 @@ def float32(high, low, exponent):
     biased = (high >> 7) & 0xFF
     if biased >= _HUGE:
         return None
-    mantissa = (high & 0x7F) << 16 | low
-    if biased:
-        mantissa |= 0x800000
-    else:
-        biased = 1
     shift = 150 - biased  # the magnitude is mantissa / 2**shift
     if shift > _TINY:
         return 0
+    mantissa = 0x800000 | (high & 0x7F) << 16 | low
     if exponent < 0:
         divisor = _POWERS[-exponent] << max(shift, 0)
         whole = ((mantissa << max(-shift, 0)) + divisor // 2) // divisor

