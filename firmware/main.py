@@ -1,5 +1,10 @@
 import board
+from evmeter.app import App, StartError
 
-from evmeter.app import App
-
-App(board.build()).run()
+hardware = board.build()
+try:
+    app = App(hardware)
+except StartError as error:
+    hardware.halt("evmeter: %s" % error)
+else:
+    app.run()

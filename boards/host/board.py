@@ -6,6 +6,7 @@ starts: power-on, watchdog, software, brown-out). Without rtc.bin the power was 
 """
 
 import os
+import sys
 import time
 
 from host_adc import PilotAdc
@@ -108,6 +109,11 @@ class Board:
             file.write(data)
         os.rename(path + ".new", path)
         return None
+
+    def halt(self, text):
+        """Say why the firmware cannot start, and end the process."""
+        print(text)
+        sys.exit(2)
 
 
 def build():

@@ -6,7 +6,7 @@ import os
 from micropython import const
 
 from drivers.control_pilot import ControlPilot
-from drivers.modbus_meter import ModbusMeter
+from drivers.modbus_meter import ModbusMeter, ProfileError
 from drivers.modbus_rtu import ModbusRtu
 from evmeter import VERSION
 from evmeter.ledger.journal import Journal, JournalError
@@ -30,12 +30,26 @@ _METER_LOST_MS = const(10000)
 _CURSOR_EVERY = const(10)  # seconds
 
 
+class StartError(Exception):
+    """The firmware cannot start as it is configured; the text says why, for the installer."""
+
+
+def _settings(board):
+    try:
+        return config.parse(board.read_config())
+    except OSError as error:
+        raise StartError("the configuration cannot be read (error %s); provision the device"
+                         % error.args[0]) from None
+    except (config.ConfigError, ValueError) as error:
+        raise StartError("configuration: %s" % error) from None
+
+
 class App:
-    """The device: everything from the board's hardware to the running tasks."""
+    """The device: everything from the board's hardware to the running tasks. Raises StartError."""
 
     def __init__(self, board):
         self.board = board
-        self.config = settings = config.parse(board.read_config())
+        self.config = settings = _settings(board)
         self.clock = Clock()
         self._set_clock()
         self.alarms = Alarms(self.clock)
@@ -89,10 +103,17 @@ class App:
 
     def _build_meter(self, settings):
         board = self.board
-        uart = board.open_uart(settings["baud"], 8, settings["parity"], settings["stop"])
+        try:
+            uart = board.open_uart(settings["baud"], 8, settings["parity"], settings["stop"])
+        except OSError as error:
+            raise StartError("the meter's port cannot be opened (error %s); check the wiring or "
+                             "the port's name" % error.args[0]) from None
         char_bits = 9 + settings["stop"] + (settings["parity"] != "N")
         bus = ModbusRtu(uart, settings["baud"], char_bits, board.rs485_de)
-        meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"])
+        try:
+            meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"])
+        except ProfileError as error:
+            raise StartError(str(error)) from None
         mark_mwh = self.journal.mark_mwh
         gate = Gate(settings["p_max_w"], meter.step_mwh, mark_mwh if mark_mwh >= 0 else None)
         self.poll = MeterPoll(meter, gate, self.clock, settings["period_ms"])

@@ -72,7 +72,7 @@ class HostDevice:
                               check=False)
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-            raise UserError("provisioning failed: %s" % lines[-1])
+            raise UserError(lines[-1].removeprefix("evmeter: "))
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     def start(self):
@@ -85,6 +85,13 @@ class HostDevice:
     def running(self):
         """Whether the firmware's process lives."""
         return self._process is not None and self._process.poll() is None
+
+    def last_words(self):
+        """The last line of the device's log, where the firmware ended by itself; else ""."""
+        if self._process is None or self.running():
+            return ""
+        lines = (self.folder / "device.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no output"
 
     def _end(self, how, cause):
         if self.running():

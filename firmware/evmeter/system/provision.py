@@ -28,4 +28,8 @@ def main():
     """Print what `provision` returns as one line of JSON."""
     import board
 
-    print(json.dumps(provision(board.build())))
+    hardware = board.build()
+    try:
+        print(json.dumps(provision(hardware)))
+    except (config.ConfigError, OSError) as error:
+        hardware.halt("evmeter: %s" % error)

@@ -26,7 +26,7 @@ class Bench:
     """
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
-                 checkpoint_s=60, broker_kind=None, interpreter=None):
+                 checkpoint_s=60, battery=True, broker_kind=None, interpreter=None):
         self.folder = Path(folder)
         self.device_id = device_id
         self.notices = []
@@ -34,6 +34,7 @@ class Bench:
         self._meter = meter
         self._baud = baud
         self._session = {"finished_after_s": finished_after_s, "checkpoint_s": checkpoint_s}
+        self._clock = {"battery": battery}
         self._collector = None
         self._parts = []
         self._broker = Broker(self.folder / "broker", kind=broker_kind)
@@ -81,7 +82,7 @@ class Bench:
             "meter": {"profile": "eastron_sdm120", "baud": self._baud, "p_max_w": 11000},
             "mqtt": {"host": self._broker.host, "port": self._broker.port, "telemetry_s": 1},
             "session": self._session,
-            "clock": {"battery": True},
+            "clock": self._clock,
         })
         known = self.device.provision()
         self.spki = known["spki"]
@@ -114,11 +115,9 @@ class Bench:
             raise UserError("the collector ended; see %s" % (self.folder / "backend.log"))
         if not self.rig.running():
             raise UserError("the rig ended; see %s" % (self.folder / "rig.log"))
-
-    def check_device(self):
-        """Raise UserError where the device's process has died by itself."""
-        if not self.device.running():
-            raise UserError("the firmware ended; see %s" % (self.folder / "device.log"))
+        words = self.device.last_words()
+        if words:
+            raise UserError("the firmware ended: %s" % words.removeprefix("evmeter: "))
 
     def register_mwh(self):
         """The emulated meter's own energy register, from the bits that it shows."""

@@ -61,7 +61,6 @@ def _watch(bench, view, seconds):
         while end is None or time.monotonic() < end:
             view.refresh()
             bench.check()
-            bench.check_device()
             time.sleep(0.25)
     except KeyboardInterrupt:
         view.note("ended by Ctrl-C")

@@ -1,0 +1,222 @@
+"""The whole firmware on the host board, against the emulated meter, mosquitto and the collector."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evmeter_tools.backend.sessions import balance, device_report
+from evmeter_tools.backend.store import Store
+from evmeter_tools.demo.bench import Bench
+from evmeter_tools.demo.view import View
+from evmeter_tools.host_device import HostDevice, micropython
+
+ROOT = Path(__file__).resolve().parents[1]
+_ENV = dict(os.environ, PYTHONPATH=str(ROOT / "tools"))
+_CONFIG = {"id": "demo-0001", "meter": {"profile": "eastron_sdm120", "p_max_w": 11000},
+           "mqtt": {"host": "127.0.0.1", "port": 1}}
+
+
+class _Play:
+    """A bench on which a test plays sessions."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.watch = bench.watch
+
+    def until(self, condition, seconds=30):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.bench.check()
+            assert time.monotonic() < deadline, self.watch.lines[-20:]
+            time.sleep(0.05)
+
+    def count(self, name, number):
+        self.until(lambda: self.watch.count(name) >= number)
+
+    def charge(self, energy_mwh, load_w=10000):
+        start_mwh = self.bench.register_mwh()
+        self.bench.rig.tell(pilot="C", load_w=load_w)
+        self.until(lambda: self.bench.register_mwh() - start_mwh >= energy_mwh)
+
+    def start(self, boots):
+        self.bench.device.start()
+        self.count("boot", boots)
+
+    def settled(self):
+        self.until(lambda: self.watch.head and self.watch.confirmed >= self.watch.head)
+
+    def outcome(self):
+        """(report, balance) after everything is confirmed; checks what must always hold."""
+        self.settled()
+        final_mwh = self.bench.final_register_mwh()
+        store = Store(self.bench.database)
+        report = device_report(store, self.bench.device_id)
+        sums = balance(store, self.bench.device_id)
+        assert not store.quarantined()
+        store.close()
+        assert report.ok, [record.reasons for record in report.records]
+        pages = [record.page for record in report.records]
+        assert pages == list(range(1, len(pages) + 1))
+        assert sums.missing == ()
+        assert sums.exact
+        accounted_mwh = sums.sessions_mwh + sums.outside_mwh
+        trailing_mwh = final_mwh - sums.last_mwh
+        assert accounted_mwh + trailing_mwh == final_mwh - self.bench.start_mwh
+        return report, sums
+
+
+@pytest.mark.parametrize("interpreter", ["micropython", "cpython"])
+def test_a_session_broken_by_a_power_cut_goes_on_with_its_gap_declared(tmp_path, interpreter):
+    with Bench(tmp_path, "demo-0001", interpreter=interpreter) as bench:
+        play = _Play(bench)
+        play.start(1)
+        play.charge(8000)
+        bench.device.cut_power()
+        time.sleep(1)
+        play.start(2)
+        play.count("resume", 1)
+        play.charge(4000)
+        bench.rig.tell(pilot="A")
+        play.count("close", 1)
+        report, sums = play.outcome()
+    assert [session.state for session in report.sessions] == ["complete"]
+    assert report.sessions[0].end.tx == "E"
+    assert 0 < sums.gap_mwh < sums.sessions_mwh
+
+
+def test_without_a_clock_the_session_is_closed_by_power_failure_and_a_new_one_opens(tmp_path):
+    with Bench(tmp_path, "demo-0001", battery=False) as bench:
+        play = _Play(bench)
+        play.start(1)
+        play.charge(5000)
+        bench.device.cut_power()
+        time.sleep(1)
+        play.start(2)
+        play.count("close", 1)
+        play.count("open", 2)
+        play.charge(3000)
+        bench.rig.tell(pilot="A")
+        play.count("close", 2)
+        report, sums = play.outcome()
+    assert [session.end.tx for session in report.sessions] == ["P", "E"]
+    assert report.sessions[0].quality == "U"
+    assert sums.gap_mwh > 0
+
+
+def test_a_watchdog_reset_and_a_dead_backend_cost_nothing(tmp_path):
+    with Bench(tmp_path, "demo-0001", battery=False) as bench:
+        play = _Play(bench)
+        play.start(1)
+        play.charge(3000)
+        bench._end_collector()
+        play.count("open", 1)
+        bench.rig.tell(pilot="B")
+        time.sleep(2)
+        bench.device.watchdog_reset()
+        bench.device.start()
+        time.sleep(6)
+        bench.rig.tell(pilot="A")
+        time.sleep(3)
+        bench._start_collector()
+        play.count("close", 1)
+        report, sums = play.outcome()
+    assert [session.end.tx for session in report.sessions] == ["E"]
+    assert sums.gap_mwh == 0
+
+
+def test_an_outage_of_the_broker_costs_nothing(tmp_path):
+    with Bench(tmp_path, "demo-0001") as bench:
+        play = _Play(bench)
+        play.start(1)
+        play.charge(3000)
+        bench._broker.kill()
+        time.sleep(1)
+        bench.rig.tell(pilot="A")
+        time.sleep(2)
+        bench._broker.start()
+        play.count("close", 1)
+        report, _ = play.outcome()
+    assert len(report.sessions) == 1
+
+
+def test_the_bench_reads_a_meter_on_a_serial_port(tmp_path):
+    emulated = subprocess.Popen(
+        [sys.executable, "-m", "evmeter_tools.cli", "emulate", "meter", "--load-w", "9000",
+         "--register-wh", "777000", "--serial", "4711"],
+        env=_ENV, stdout=subprocess.PIPE, text=True)
+    try:
+        port = emulated.stdout.readline().split()[4].rstrip(";")
+        done = subprocess.run(
+            [sys.executable, "-m", "evmeter_tools.cli", "bench-rig", "--meter", port, "--pilot",
+             "C", "--seconds", "10", "--dir", str(tmp_path / "rig")],
+            env=_ENV, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+    finally:
+        emulated.send_signal(signal.SIGINT)
+        emulated.wait(10)
+    store = Store(tmp_path / "rig" / "backend.sqlite")
+    begun = [json.loads(row.payload) for row in store.rows() if row.kind == "begin"]
+    store.close()
+    assert len(begun) == 1
+    assert '"MS":"4711"' in begun[0]["ocmf"]
+    assert 777_000_000 <= begun[0]["begin_mwh"] <= 777_100_000
+
+
+def _run_device(folder):
+    device = HostDevice(folder)
+    command, env = device._command(ROOT / "firmware" / "main.py")
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30,
+                          check=False)
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    (None, "cannot be read"),
+    ("{", "not valid JSON"),
+    ({"meter": {"profile": "nonesuch", "p_max_w": 1000}}, "eastron_sdm120"),
+    ({"meter": {"profile": "eastron_sdm120", "p_max_w": 1}}, "p_max_w"),
+    ({"colour": "red"}, "unknown field colour"),
+    ({}, "port cannot be opened"),
+])
+def test_a_device_that_cannot_start_says_why_in_one_line(tmp_path, change, word):
+    if isinstance(change, str):
+        (tmp_path / "config.json").write_text(change)
+    elif change is not None:
+        (tmp_path / "config.json").write_text(json.dumps({**_CONFIG, **change}))
+    if change and "meter" in change and change["meter"]["profile"] == "nonesuch":
+        master, slave = pty.openpty()
+        (tmp_path / "meter.tty").symlink_to(os.ttyname(slave))
+    done = _run_device(tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1, done.stdout
+    assert word in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_live_view_is_readable_at_80_columns():
+    class Quiet:
+        status = {"cp": "C", "st": "charging"}
+        telemetry = {"p_mw": 7_200_000, "s_mwh": 12_345_000, "e_mwh": 1_234_567_000}
+        head, confirmed, said = 5, 4, 0
+        lines = [("12:00:00", "x" * 200)]
+
+        def say(self, text):
+            raise AssertionError("nothing to say")
+
+    view = View(Quiet(), "title", interactive=False)
+    with view.console.capture() as capture:
+        view.console.print(view._draw())
+    text = capture.get()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for word in ("C  vehicle draws current", "7200 W", "12345.000 Wh", "acknowledged"):
+        assert word in text
+
+
+def test_micropython_is_there():
+    assert micropython(), "MicroPython is missing; run 'make setup'"
