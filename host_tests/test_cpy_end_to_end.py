@@ -1,4 +1,4 @@
-"""The whole firmware on the host board, against the emulated meter, mosquitto and the collector."""
+"""The whole firmware on the host board, with emulated meter, mosquitto and collector."""
 
 import json
 import os

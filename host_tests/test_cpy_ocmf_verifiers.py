@@ -174,7 +174,9 @@ def test_every_changed_character_of_a_payload_is_refused_by_all():
             assert not _pyocmf_accepts(key, text), text
         results = _node(key, mutations)
         assert len(results) == len(mutations)
-        assert not [text for text, result in zip(mutations, results, strict=True) if result is True]
+        accepted = [text for text, result in zip(mutations, results, strict=True)
+                    if result is True]
+        assert not accepted
 
 
 def test_the_calendar_agrees_with_datetime_on_every_day():

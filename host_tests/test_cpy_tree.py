@@ -100,7 +100,8 @@ def test_no_error_is_swallowed_and_none_is_an_assertion():
     (floats, "x /= 2", "x //= 2"),
     (floats, "x = float(y)", "x = int(y)"),
     (floats, "import math", "import struct"),
-    (swallowed, "try:\n    f()\nexcept OSError:\n    pass", "try:\n    f()\nexcept OSError:\n    g()"),
+    (swallowed, "try:\n    f()\nexcept OSError:\n    pass",
+     "try:\n    f()\nexcept OSError:\n    g()"),
     (swallowed, "try:\n    f()\nexcept Exception:\n    g()", "try:\n    f()\nfinally:\n    g()"),
     (asserted, "assert x", "x = 'assert'"),
 ])

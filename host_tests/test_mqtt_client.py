@@ -26,11 +26,11 @@ def _error(coroutine):
 
 def test_the_connect_packet_is_exact():
     for changes, expected in (
-        ({}, b"\x10\x27\x00\x04MQTT\x04\x2c\x00\x1e\x00\x09demo-0001"
-             b"\x00\x07t/avail\x00\x07offline"),
+        ({}, (b"\x10\x27\x00\x04MQTT\x04\x2c\x00\x1e\x00\x09demo-0001"
+              b"\x00\x07t/avail\x00\x07offline")),
         ({"user": "u", "password": "pw"},
-         b"\x10\x2e\x00\x04MQTT\x04\xec\x00\x1e\x00\x09demo-0001"
-         b"\x00\x07t/avail\x00\x07offline\x00\x01u\x00\x02pw"),
+         (b"\x10\x2e\x00\x04MQTT\x04\xec\x00\x1e\x00\x09demo-0001"
+          b"\x00\x07t/avail\x00\x07offline\x00\x01u\x00\x02pw")),
     ):
         broker = FakeBroker()
         session, _ = _session(broker, **changes)
@@ -53,8 +53,9 @@ async def _publish(session, *args):
 
 
 def test_published_packets_carry_the_chosen_id_and_dup():
-    for qos, retain, pid, dup in ((0, False, 0, False), (1, False, 1, False), (1, True, 65535, True),
-                                  (1, False, 32767, True), (1, False, 256, False)):
+    for qos, retain, pid, dup in ((0, False, 0, False), (1, False, 1, False),
+                                  (1, True, 65535, True), (1, False, 32767, True),
+                                  (1, False, 256, False)):
         broker = FakeBroker()
         session, _ = _session(broker)
         payload = b"x" * 300

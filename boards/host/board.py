@@ -9,11 +9,12 @@ import os
 import sys
 import time
 
+from micropython import const
+
 from host_adc import PilotAdc
 from host_flash import FlashFile, mkfs, mount
 from host_nvs import NvsFile
 from host_uart import Uart
-from micropython import const
 
 _JOURNAL_BLOCKS = const(1024)  # 4 MiB
 _RTC_BYTES = const(2048)

@@ -4,7 +4,6 @@ Layout, little-endian: sequence u32, number of samples u32, then u16 millivolts 
 """
 
 import struct
-import sys
 from array import array
 
 from micropython import const

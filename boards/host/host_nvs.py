@@ -1,4 +1,4 @@
-"""The second store on a file, with the face of esp32.NVS: every change is on disk when it returns."""
+"""The second store on a file, with the face of esp32.NVS: durable once `commit` returns."""
 
 import json
 import os

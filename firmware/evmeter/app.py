@@ -21,6 +21,7 @@ from evmeter.session.keeper import SessionKeeper
 from evmeter.session.machine import CHARGING
 from evmeter.system import config, keys
 from evmeter.system.clock import Clock
+from evmeter.system.log import log
 from evmeter.system.supervisor import Supervisor
 from evmeter.uplink.publisher import Uplink
 
@@ -71,6 +72,7 @@ class App:
         self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
                              self.monitor, self.signer.key_id if self.signer else "")
         self.keeper.on_change = self.uplink.status_changed
+        self.poll.on_event = self.keeper.meter_event
         self.alarms.on_change = self.uplink.status_changed
 
     def _set_clock(self):
@@ -79,7 +81,7 @@ class App:
             try:
                 self.clock.set(battery.unix_ms(), "I", 1000)
             except (OSError, ValueError) as error:
-                print("battery clock: %s" % error)
+                log.warning("battery clock: %s", error)
 
     def _count_boot(self):
         nvs = self.board.nvs
@@ -117,6 +119,9 @@ class App:
         mark_mwh = self.journal.mark_mwh
         gate = Gate(settings["p_max_w"], meter.step_mwh, mark_mwh if mark_mwh >= 0 else None)
         self.poll = MeterPoll(meter, gate, self.clock, settings["period_ms"])
+        if meter.confidence != "high":
+            log.warning("meter profile %s is of %s confidence", settings["profile"],
+                        meter.confidence)
 
     def _identity(self):
         poll = self.poll

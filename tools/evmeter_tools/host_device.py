@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from evmeter_tools.errors import UserError
-from evmeter_tools.paths import BUILD, FIRMWARE, HOST_BOARD, ROOT
+from evmeter_tools.paths import BUILD, FIRMWARE, HOST_BOARD, LOGGING, ROOT, UMQTT
 
 HEAP = "384k"
 _CPYTHON = """\
@@ -29,12 +29,12 @@ def micropython():
 
 def _path(*more):
     """Where the firmware's modules are found, `more` last."""
-    return [str(folder) for folder in (FIRMWARE, ROOT, HOST_BOARD, BUILD / "upy-lib", *more)]
+    return [str(folder) for folder in (FIRMWARE, ROOT, HOST_BOARD, UMQTT, *more)]
 
 
 def micropython_path(*more):
     """MICROPYPATH for the firmware on the host."""
-    return ":".join([*_path(*more), ".frozen"])
+    return ":".join([*_path(LOGGING, *more), ".frozen"])
 
 
 class HostDevice:

@@ -191,10 +191,10 @@ def _fetched_micropython(folder):
 
 
 def device_packages():
-    """umqtt.simple and logging in build/upy-lib, as a device gets them."""
+    """umqtt.simple and logging in build/upy-lib; a folder each, as CPython has its own logging."""
     target = BUILD / "upy-lib"
     stamp = target / "evmeter.stamp"
-    wanted = _sha256(*_DEVICE_PACKAGES)
+    wanted = _sha256(*_DEVICE_PACKAGES, "a folder each")
     if stamp.exists() and stamp.read_text() == wanted:
         return str(target), "in place"
     shutil.rmtree(target, ignore_errors=True)
@@ -214,7 +214,7 @@ def device_packages():
         with tarfile.open(archive) as tar:
             for member in tar.getmembers():
                 if member.isfile() and member.name.startswith(root):
-                    path = target / package / member.name[len(root):]
+                    path = target / name / package / member.name[len(root):]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(tar.extractfile(member).read())
     stamp.write_text(wanted)

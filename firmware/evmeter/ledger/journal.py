@@ -7,7 +7,6 @@ store by nothing or by exactly one frame. Any other difference is a fault, and t
 on from the higher value: no number is ever given out twice.
 """
 
-import asyncio
 import binascii
 import hashlib
 import struct
@@ -54,7 +53,6 @@ class Journal:
         self._head = bytearray(_HEAD_BYTES)
         self._next_read = (0, 0, 0)  # sequence, segment, offset of the frame after the last read
         self._saved_cursor = 0
-        self.changed = asyncio.Event()
         self.ready = False
         self.faults = []
         self.lost = set()
@@ -233,7 +231,6 @@ class Journal:
         if record_hash is not None:
             self.record_hash = record_hash
         self._advance(seq, self._digest(length))
-        self.changed.set()
         return seq
 
     def free_percent(self):
@@ -257,8 +254,8 @@ class Journal:
     def read(self, seq, buffer):
         """Copy the payload of frame `seq` into `buffer`; returns (type, length).
 
-        Raises JournalError where the frame cannot be read. One that is damaged or missing is passed
-        over by the cursor from then on; it stays on flash for reading out.
+        Raises JournalError where the frame cannot be read. One that is damaged or missing is
+        passed over by the cursor from then on; it stays on flash for reading out.
         """
         if not 0 < seq < self.next_seq:
             raise JournalError("there is no frame %d" % seq)

@@ -5,7 +5,6 @@ import binascii
 
 from micropython import const
 
-from evmeter.ledger.journal import JournalError
 from evmeter.ledger.ocmf import quantise
 from evmeter.monitoring import alarms as codes
 from evmeter.session import machine as rules
@@ -21,8 +20,8 @@ _MOST_QUEUED = const(64)
 
 
 class SessionKeeper:
-    """Owns the open session. `meter` gives `latest`, `edge_reading`, `identity` (metering/poll.py);
-    `permit(bool)` is the optional output to the charge controller."""
+    """Owns the open session. `meter` is a MeterPoll; the board's `permit(bool)` is the optional
+    output to the charge controller."""
 
     def __init__(self, config, clock, meter, ledger, journal, alarms, board):
         self._id = config["id"]
@@ -69,6 +68,14 @@ class SessionKeeper:
         if self.machine.power(power_mw, mono_ms):
             self._queue.append((rules.FINISHED, mono_ms))
 
+    def meter_event(self, name, fields):
+        """The meter's register goes on from elsewhere: an event, and an open session whose energy
+        is no longer known cannot be billed."""
+        if fields["diff_mwh"] is None and self.session:
+            self.session.spoiled = fields["cause"]
+        if len(self._queue) < _MOST_QUEUED:
+            self._queue.append((name, self._clock.mono_ms(), fields))
+
     def _changed(self):
         if self.on_change:
             self.on_change()
@@ -82,8 +89,12 @@ class SessionKeeper:
             self.booted = True
         while True:
             while self._queue:
-                what, at_ms = self._queue[0]
-                await self._handle(what, at_ms)
+                entry = self._queue[0]
+                if len(entry) > 2:
+                    mark_mwh = quantise(entry[2]["new_mwh"], self._step_mwh)
+                    await self._event(*entry, mark_mwh=None if self.session else mark_mwh)
+                else:
+                    await self._handle(entry[0], entry[1])
                 self._queue.pop(0)
             await self._wait(_RETRY_MS)
             if not self._queue:

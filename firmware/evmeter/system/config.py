@@ -1,7 +1,8 @@
 """The configuration: read whole, checked whole, taken whole or not at all.
 
-A field is described by one row: kind, lowest and highest (characters for text), default. `REQUIRED`
-marks a field that has no default. Unknown fields are errors: a misspelt limit must not be ignored.
+A field is described by one row: kind, lowest and highest (characters for text), default;
+`REQUIRED` marks a field that has no default. Unknown fields are errors: a misspelt limit must not
+be ignored.
 """
 
 import json

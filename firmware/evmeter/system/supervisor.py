@@ -6,6 +6,8 @@ import sys
 
 from micropython import const
 
+from evmeter.system.log import log
+
 _FIRST_PAUSE_MS = const(500)
 _LONGEST_PAUSE_MS = const(60000)
 _FEED_MS = const(500)
@@ -40,6 +42,7 @@ class Supervisor:
                 return
             except Exception as error:
                 sys.print_exception(error)
+                log.error("task %s died: %s", name, error)
                 self.restarts += 1
                 self._report(name, error)
             if self._clock.mono_ms() - started_ms > _LONGEST_PAUSE_MS:

@@ -12,6 +12,8 @@ import time
 
 from micropython import const
 
+from evmeter.system.log import log
+
 _MAX_PACKET = const(4096)
 _HEAD = const(5)  # packet type and at most four length bytes
 _SEND_BYTES = const(2816)  # one durable frame with its topic
@@ -73,7 +75,7 @@ class Link:
         try:
             sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
         except (AttributeError, OSError, ValueError):
-            print("link: no TCP_NODELAY here")  # whole packets in one write make it tolerable
+            log.info("link: no TCP_NODELAY here")  # whole packets in one write make it tolerable
         if self._wrap:
             sock = self._socket = self._wrap(sock)
         # MicroPython's TLS sockets have the stream methods only, CPython's sockets the others
@@ -88,7 +90,7 @@ class Link:
             try:
                 self._socket.close()
             except OSError as error:
-                print("close: %s" % error)
+                log.info("link: close: %s", error)
             self._socket = None
         self._have = self.queued = 0
 

@@ -12,6 +12,7 @@ import time
 from micropython import const
 
 from evmeter.ledger.journal import MAX_PAYLOAD, JournalError
+from evmeter.system.log import log
 from evmeter.uplink.link import Link
 from evmeter.uplink.mqtt import Session
 
@@ -74,7 +75,8 @@ class Uplink:
         self._monitor = monitor
         self._key_id = key_id
         self._topics = [self._root + stream.encode() for stream in _STREAMS]
-        self._session = Session(link or Link(), device_id, settings, self._root + b"avail", self._message)
+        self._session = Session(link or Link(), device_id, settings, self._root + b"avail",
+                                self._message)
         self._payload = bytearray(MAX_PAYLOAD)
         self._window = settings["window"]
         self._sent = []  # [sequence, sent at, resend after] of frames not yet confirmed
@@ -107,7 +109,7 @@ class Uplink:
                 await self._greet()
                 await self._deliver()
             except OSError as error:
-                print("uplink: %s" % error)
+                log.warning("uplink: %s", error)
             self.online = self.backend_online = False
             self._session.close()
             self.reconnects += 1
@@ -189,7 +191,7 @@ class Uplink:
         try:
             kind, length = self._journal.read(seq, self._payload)
         except JournalError as error:
-            print("uplink: %s" % error)
+            log.error("uplink: %s", error)
             self._sent = [entry for entry in self._sent if entry[0] != seq]
             return
         await self._session.publish(self._topics[kind], memoryview(self._payload)[:length], 1,
@@ -226,4 +228,4 @@ class Uplink:
                 self.backend_online = isinstance(state, dict) and state.get("online") is True
         except (ValueError, JournalError) as error:
             self.acks_refused += 1
-            print("uplink: refused from %s: %s" % (topic.decode(), error))
+            log.warning("uplink: refused from %s: %s", topic.decode(), error)

@@ -91,15 +91,18 @@ def _link(folder, path):
     os.replace(fresh, link)
 
 
+def _check(options):
+    if not Path(options.dir).is_dir():
+        raise UserError("the run folder %s does not exist" % options.dir)
+    if options.meter and not os.path.exists(options.meter):
+        raise UserError("the port %s does not exist; look with 'ls /dev/tty*'" % options.meter)
+
+
 async def _run(options):
     folder = Path(options.dir)
-    if not folder.is_dir():
-        raise UserError("the run folder %s does not exist" % folder)
     vehicle = Vehicle(folder / "pilot.bin")
     meter = None
     if options.meter:
-        if not os.path.exists(options.meter):
-            raise UserError("the port %s does not exist; look with 'ls /dev/tty*'" % options.meter)
         _link(folder, options.meter)
     else:
         meter = EmulatedMeter(unit=options.unit, baud=options.baud, latency_ms=options.latency_ms)
@@ -125,7 +128,9 @@ def main():
     parser.add_argument("--unit", type=int, default=1)
     parser.add_argument("--latency-ms", type=int, default=40)
     try:
-        asyncio.run(_run(parser.parse_args()))
+        options = parser.parse_args()
+        _check(options)
+        asyncio.run(_run(options))
     except UserError as error:
         print("rig: %s" % error, file=sys.stderr)
         sys.exit(2)

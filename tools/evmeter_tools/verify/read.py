@@ -6,7 +6,8 @@ import json
 import re
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+
+from defusedxml import ElementTree
 
 from evmeter_tools.errors import UserError
 from evmeter_tools.verify.parse import KeyFormatError, parse_key

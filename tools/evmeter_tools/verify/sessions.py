@@ -243,11 +243,13 @@ def _abandoned_faults(sessions):
     for session in sessions:
         for record in session.records:
             device = _device(record)
-            newest[device] = max(newest.get(device, -1), -1 if record.page is None else record.page)
+            page = -1 if record.page is None else record.page
+            newest[device] = max(newest.get(device, -1), page)
     for session in sessions:
         last = session.records[-1]
         if session.state == "open" and newest[_device(last)] > last.page:
-            yield "%s: its complete record is missing, and later ones are in the input" % session.id
+            yield ("%s: its complete record is missing, and later ones are in the input"
+                   % session.id)
 
 
 def check_all(records):
