@@ -1,16 +1,17 @@
 """MicroPython's VfsLfs2 for CPython, over the same littlefs in the package littlefs-python."""
 
 import errno
+import io
 
 from littlefs import LittleFS, LittleFSError, UserContext
 
 _FOLDER = 2  # littlefs' LFS_TYPE_DIR
 
 
-def _call(function, *args):
+def _call(function, *args, **options):
     """Call into littlefs-python, whose exceptions do not all carry an error number."""
     try:
-        return function(*args)
+        return function(*args, **options)
     except FileNotFoundError:
         raise OSError(errno.ENOENT) from None
     except FileExistsError:
@@ -26,21 +27,53 @@ class _Context(UserContext):
         super().__init__(buffsize=0)
         self._device = device
 
+    def _do(self, function, *args):
+        # an exception must not pass through littlefs' C code: it takes an error number
+        try:
+            function(*args)
+        except OSError as error:
+            return -error.args[0]
+        return 0
+
     def read(self, cfg, block, off, size):
         data = bytearray(size)
-        self._device.readblocks(block, data, off)
+        self._do(self._device.readblocks, block, data, off)
         return data
 
     def prog(self, cfg, block, off, data):
-        self._device.writeblocks(block, bytes(data), off)
-        return 0
+        return self._do(self._device.writeblocks, block, bytes(data), off)
 
     def erase(self, cfg, block):
-        self._device.ioctl(6, block)
-        return 0
+        return self._do(self._device.ioctl, 6, block)
 
     def sync(self, cfg):
         return 0
+
+
+class File:
+    """An open file; a close that fails is not tried again by the garbage collector, which littlefs
+    would answer with an assertion."""
+
+    def __init__(self, lfs, handle):
+        self._lfs = lfs  # must outlive the handle, which does not hold it
+        self._handle = handle
+        self.read = handle.read
+        self.readinto = handle.readinto
+        self.seek = handle.seek
+
+    def write(self, data):
+        return _call(self._handle.write, bytes(data))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            _call(self._handle.close)
+        except OSError:
+            self._handle.flush = lambda: None
+            io.RawIOBase.close(self._handle)
+            raise
 
 
 class Filesystem:
@@ -50,11 +83,11 @@ class Filesystem:
         self._lfs = lfs
 
     def open(self, path, mode):
-        return _call(self._lfs.open, path, mode)
+        return File(self._lfs, _call(self._lfs.open, path, mode, buffering=0))
 
     def ilistdir(self, path):
         return [(entry.name, 0x4000 if entry.type == _FOLDER else 0x8000, 0, entry.size)
-                for entry in _call(self._lfs.scandir, path)]
+                for entry in _call(lambda: list(self._lfs.scandir(path)))]
 
     def remove(self, path):
         _call(self._lfs.remove, path)

@@ -13,7 +13,8 @@ import binascii
 from micropython import const
 
 _SEGMENT_BYTES = const(4096)
-_RESERVE_BLOCKS = const(16)  # small files, copies in flight; directories take a sixteenth besides
+# Blocks for small files and copies in flight; directories take a sixteenth besides.
+_RESERVE_BLOCKS = const(16)
 _SMALL_BYTES = const(100)  # longer files cost a block erase at each write (littlefs inline limit)
 
 
@@ -24,8 +25,9 @@ class StoreError(Exception):
 class SegmentStore:
     """Segment files on a littlefs that `mount()` gives anew at each call."""
 
-    def __init__(self, mount):
+    def __init__(self, mount, reserve_blocks=_RESERVE_BLOCKS):
         self._mount = mount
+        self._reserve_blocks = reserve_blocks
         self._fs = None
         self._size = 0
         self.segments = []
@@ -38,7 +40,7 @@ class SegmentStore:
             self._fs = fs = self._mount()
             names = [entry[0] for entry in fs.ilistdir("/s")]
             blocks = fs.statvfs("/")[2]
-            self.capacity = blocks - blocks // 16 - _RESERVE_BLOCKS
+            self.capacity = blocks - blocks // 16 - self._reserve_blocks
             segments = []
             self.damaged = 0
             for name in names:
@@ -102,14 +104,19 @@ class SegmentStore:
         self._size = _SEGMENT_BYTES
 
     def set_aside(self, first):
-        """Keep a segment that holds no frame at all for reading out, out of the journal's way."""
+        """Take a segment that holds no frame at all out of the journal's way: an empty one is a
+        creation that a power cut interrupted, any other is kept for reading out."""
+        path = self._path(first)
         try:
-            self._fs.rename(self._path(first), self._path(first) + ".bad")
+            if self._fs.stat(path)[6]:
+                self._fs.rename(path, path + ".bad")
+                self.damaged += 1
+            else:
+                self._fs.remove(path)
         except OSError as error:
             raise StoreError("a damaged segment cannot be set aside (error %s)"
                              % error.args[0]) from None
         self.segments.remove(first)
-        self.damaged += 1
         self._size = _SEGMENT_BYTES
 
     def read(self, first, offset, buffer, length):
