@@ -1,8 +1,8 @@
 """Power cuts at every flash operation of the journal, on the real littlefs, torn ones included."""
 
-import host_flash
 import pytest
 
+import host_flash
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.segments import SegmentStore
@@ -127,7 +127,7 @@ def test_a_second_cut_while_recovering_changes_nothing_of_that(blank):
     trials = 0
     for first in range(20, 120, 9):
         image, values, acknowledged, _ = _cut(blank, {}, first, 1)
-        for second in range(0, 14):
+        for second in range(14):
             later, held, more, was_cut = _cut(image, values, second, second % 3, appends=2)
             wrong, _ = _judge(later, _CutNvs(held), acknowledged + more)
             assert not wrong, (first, second, wrong)

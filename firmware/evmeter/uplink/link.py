@@ -8,6 +8,7 @@ import asyncio
 import errno
 import select
 import socket
+import sys
 import time
 
 from micropython import const
@@ -16,11 +17,10 @@ from evmeter.system.log import log
 
 _MAX_PACKET = const(4096)
 _HEAD = const(5)  # packet type and at most four length bytes
-_SEND_BYTES = const(2816)  # one durable frame with its topic
+_SEND_BYTES = const(2816)  # one durable frame with its topic, and 50 PUBACKs
 _STEP_MS = const(10)
 _FLUSH_MS = const(5000)
 _IPPROTO_TCP = const(6)
-_TCP_NODELAY = const(1)
 
 
 class LinkError(OSError):
@@ -28,7 +28,9 @@ class LinkError(OSError):
 
 
 class Link:
-    """`resolve(host, port)` gives a socket address; `wrap(sock)` may put TLS over the socket."""
+    """`resolve(name)` is a coroutine function that gives a name's IPv4 address as text; without it
+    getaddrinfo is asked, which on the ESP32 blocks as long as the name server is silent.
+    `wrap(sock)` may put TLS over the socket; the handshake then happens in the first writes."""
 
     def __init__(self, resolve=None, wrap=None, sockets=socket, poll=select.poll):
         self._resolve = resolve
@@ -41,19 +43,20 @@ class Link:
         self._in = bytearray(_MAX_PACKET + _HEAD)
         self._in_view = memoryview(self._in)
         self._have = 0
-        self._out = bytearray(_SEND_BYTES)
-        self._out_view = memoryview(self._out)
+        self._out = memoryview(bytearray(_SEND_BYTES))
+        self._sent = self._offered = self._moved_ms = 0
         self.queued = 0
-        self.last_rx_ms = 0
+        self.last_rx_ms = self.last_tx_ms = 0
 
     async def connect(self, host, port, timeout_ms):
         """Open the connection. Raises OSError (LinkError on the deadline)."""
         self.close()
-        if self._resolve:
-            address = self._resolve(host, port)
-        else:
-            address = self._sockets.getaddrinfo(host, port)[0][-1]
-        sock = self._socket = self._sockets.socket()
+        begun = time.ticks_ms()
+        sockets = self._sockets
+        if self._resolve and host.strip("0123456789."):
+            host = await self._resolve(host)
+        address = sockets.getaddrinfo(host, port, sockets.AF_INET, sockets.SOCK_STREAM)[0][-1]
+        sock = self._socket = sockets.socket()
         sock.setblocking(False)
         try:
             sock.connect(address)
@@ -62,7 +65,6 @@ class Link:
                 raise
         poller = self._poll()
         poller.register(sock, select.POLLOUT)
-        begun = time.ticks_ms()
         while True:
             ready = poller.poll(0)
             if ready:
@@ -71,18 +73,19 @@ class Link:
                 raise LinkError("no connection within %d ms" % timeout_ms)
             await asyncio.sleep_ms(_STEP_MS)
         if ready[0][1] & (select.POLLERR | select.POLLHUP):
+            sock.recv(1)  # raises what went wrong
             raise LinkError("connection refused")
-        try:
-            sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
-        except (AttributeError, OSError, ValueError):
-            log.info("link: no TCP_NODELAY here")  # whole packets in one write make it tolerable
+        # Without it Nagle's algorithm holds a packet back for up to 40 ms. MicroPython's unix
+        # port has the option, but no name for it; older ESP32 releases have neither.
+        option = getattr(sockets, "TCP_NODELAY", 1 if sys.platform == "linux" else 0)
+        if option:
+            sock.setsockopt(_IPPROTO_TCP, option, 1)
         if self._wrap:
             sock = self._socket = self._wrap(sock)
         # MicroPython's TLS sockets have the stream methods only, CPython's sockets the others
         self._receive = getattr(sock, "readinto", None) or sock.recv_into
         self._transmit = getattr(sock, "write", None) or sock.send
-        self._have = self.queued = 0
-        self.last_rx_ms = time.ticks_ms()
+        self.last_rx_ms = self.last_tx_ms = time.ticks_ms()
 
     def close(self):
         """Drop the connection and what was queued."""
@@ -92,63 +95,79 @@ class Link:
             except OSError as error:
                 log.info("link: close: %s", error)
             self._socket = None
-        self._have = self.queued = 0
+        self._have = self.queued = self._sent = self._offered = 0
+
+    def room(self):
+        """How many bytes can be queued."""
+        return _SEND_BYTES - self.queued
+
+    def tail(self, at):
+        """The transmit buffer from byte `at` on (memoryview). What is put there and then queued
+        from there is not copied."""
+        return self._out[at:]
 
     def queue(self, data, length=None):
         """Put bytes into the transmit buffer. Raises LinkError where they do not fit."""
-        if length is None:
-            length = len(data)
-        end = self.queued + length
+        if length is not None:
+            data = memoryview(data)[:length]
+        start = self.queued
+        end = start + len(data)
         if end > _SEND_BYTES:
             raise LinkError("more than %d bytes to send at once" % _SEND_BYTES)
-        self._out[self.queued : end] = memoryview(data)[:length]
+        if not start:
+            self._moved_ms = time.ticks_ms()
+        self._out[start:end] = data
         self.queued = end
 
     def mark(self, at, bits):
         """Set bits in a queued byte (the DUP flag of a packet that begins at `at`)."""
         self._out[at] |= bits
 
-    async def flush(self):
-        """Send what is queued. Raises LinkError on the deadline, OSError."""
-        sent = 0
-        begun = time.ticks_ms()
-        while sent < self.queued:
+    def flush(self):
+        """Send of what is queued as much as the socket takes now. Returns whether all is sent.
+        Raises LinkError where it has taken nothing for 5 s, OSError."""
+        while self._sent < self.queued:
+            # TLS wants an offer that it could not take repeated with the same length
+            end = self._offered or self.queued
+            count = None
             try:
-                count = self._transmit(self._out_view[sent : self.queued])
+                count = self._transmit(self._out[self._sent : end])
             except OSError as error:
                 if error.args[0] != errno.EAGAIN:
                     raise
-                count = None
-            if count:
-                sent += count
-            elif time.ticks_diff(time.ticks_ms(), begun) > _FLUSH_MS:
-                raise LinkError("the peer takes no data")
-            else:
-                await asyncio.sleep_ms(_STEP_MS)
-        self.queued = 0
+            now = time.ticks_ms()
+            if not count:
+                self._offered = end
+                if time.ticks_diff(now, self._moved_ms) > _FLUSH_MS:
+                    raise LinkError("the peer takes no data")
+                return False
+            self._offered = 0
+            self._sent += count
+            self._moved_ms = self.last_tx_ms = now
+        self._sent = self.queued = 0
+        return True
 
     def poll(self):
         """Receive what is there. Returns the next whole packet (memoryview, valid until `consume`)
         or None. Raises LinkError on a closed connection or a packet that is too large."""
-        packet = self._packet()
-        if packet is None:
-            self._fill()
-            packet = self._packet()
-        return packet
-
-    def _fill(self):
+        have = self._have
+        packet = self._packet() if have else None
+        if packet is not None:
+            return packet
+        count = None
         try:
-            count = self._receive(self._in_view[self._have :])
+            # no slice where nothing is held: an idle look allocates nothing
+            count = self._receive(self._in_view[have:] if have else self._in_view)
         except OSError as error:
             if error.args[0] != errno.EAGAIN:
                 raise
-            count = None
         if count is None:
-            return
+            return None
         if not count:
             raise LinkError("closed by the peer")
-        self._have += count
+        self._have = have + count
         self.last_rx_ms = time.ticks_ms()
+        return self._packet()
 
     def _packet(self):
         """The packet at the start of the buffer once all of it is there."""
@@ -172,5 +191,5 @@ class Link:
         """Drop the first `length` bytes received."""
         rest = self._have - length
         if rest:
-            self._in[:rest] = self._in[length : self._have]
+            self._in_view[:rest] = self._in_view[length : self._have]
         self._have = rest

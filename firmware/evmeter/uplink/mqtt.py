@@ -3,7 +3,7 @@
 umqtt.simple writes and parses the packets; it never touches a socket. Its own waiting has no
 deadlines (after the first byte it switches the socket to blocking, which on the ESP32 is for
 ever), so that every answer it would wait for is handed to it at once, and the broker's true answer
-is awaited here. What comes in is handed to it only as a whole packet.
+is taken here when it comes. What comes in is handed to it only as a whole packet.
 
 Its seam is the name `socket` in its module: `connect` makes its socket there. Works with
 umqtt.simple 1.3.4 (whose `connect` takes no timeout) to 1.8.0.
@@ -26,16 +26,18 @@ _PINGRESP = const(0xD0)
 _DUP = const(8)
 _STEP_MS = const(5)
 _ANSWER_MS = const(5000)
+_ROOM = const(64)  # a packet taken may add its PUBACK
+_MOST_PACKETS = const(8)  # taken at once, so that other tasks have their turn
 _REFUSED = ("", "protocol version", "client id", "server unavailable", "user or password",
             "not authorised")
 
 
 class _Stream:
-    """What umqtt.simple takes for its socket: writes go to the link's buffer, reads come from a
-    packet or an answer prepared here."""
+    """What umqtt.simple takes for its socket, and while it connects for the module `socket`:
+    writes go to the link's buffer, reads come from a packet or an answer prepared here."""
 
     def __init__(self, link):
-        self._link = link
+        self.write = link.queue
         self._data = b""
         self._at = 0
 
@@ -51,106 +53,82 @@ class _Stream:
         self._at = end
         return piece
 
-    def write(self, data, length=None):
-        self._link.queue(data, length)
-        return len(data)
-
-    def setblocking(self, flag):
-        """The link decides how to wait."""
-
-    settimeout = connect = setblocking
-
-    def close(self):
-        self._link.close()
-
-
-class _Sockets:
-    """Stands for the module `socket` inside umqtt.simple while it connects."""
-
-    def __init__(self, stream):
-        self._stream = stream
-
     def socket(self, *_):
-        return self._stream
+        return self
 
-    def getaddrinfo(self, host, port, *_):
-        return ((None, None, None, None, (host, port)),)
+    def getaddrinfo(self, *_):
+        return ((None,),)
+
+    def ignore(self, *_):
+        """The link connects, waits and closes."""
+
+    connect = setblocking = settimeout = close = ignore
 
 
 class Session:
     """One client session that the broker keeps (clean_session=False).
 
-    `on_message(topic, payload)` gets each message. Errors are OSError.
+    `on_message(topic, payload)` gets each message after its PUBACK is on the way, so that one it
+    fails on does not come again for ever. Errors are OSError.
     """
 
     def __init__(self, link, client_id, settings, will_topic, on_message):
         user, password = settings["user"], settings["password"]
         self._link = link
         self._stream = _Stream(link)
-        self._host = settings["host"]
-        self._port = settings["port"]
+        self._on_message = on_message
+        self._message = None
         self._keepalive_ms = settings["keepalive_s"] * 1000
-        self._client = umqtt.MQTTClient(
-            client_id.encode(), self._host, self._port, user.encode() if user else None,
-            (password or "").encode() if user else None, settings["keepalive_s"])
-        self._client.set_last_will(will_topic, b"offline", True, 1)
-        self._client.set_callback(on_message)
-        self._last_tx_ms = 0
+        self._client = client = umqtt.MQTTClient(
+            client_id.encode(), settings["host"], settings["port"],
+            user.encode() if user else None, (password or "").encode() if user else None,
+            settings["keepalive_s"])
+        client.set_last_will(will_topic, b"offline", True, 1)
+        client.set_callback(self._heard)
         self._pinged_ms = None
 
     async def connect(self):
         """Connect and await the broker's answer. Raises OSError with the reason."""
         link, client = self._link, self._client
-        await link.connect(self._host, self._port, _ANSWER_MS)
+        await link.connect(client.server, client.port, _ANSWER_MS)
         kept = umqtt.socket
-        umqtt.socket = _Sockets(self._stream)
+        umqtt.socket = self._stream
         try:
             self._stream.give(b"\x20\x02\x00\x00")
             client.connect(False)
         finally:
             umqtt.socket = kept
         self._pinged_ms = None
-        await self._flush()
-        packet = await self._answer(_CONNACK, 4)
+        begun = time.ticks_ms()
+        while True:
+            link.flush()
+            packet = link.poll()
+            if packet is not None:
+                break
+            if time.ticks_diff(time.ticks_ms(), begun) > _ANSWER_MS:
+                raise LinkError("the broker did not answer within %d ms" % _ANSWER_MS)
+            await asyncio.sleep_ms(_STEP_MS)
+        if packet[0] != _CONNACK or len(packet) != 4:
+            raise LinkError("what answers there is no MQTT broker")
         code = packet[3]
+        link.consume(4)
         if code:
             reason = _REFUSED[code] if code < len(_REFUSED) else "code %d" % code
             raise LinkError("the broker refused the connection: %s" % reason)
 
-    async def _flush(self):
-        await self._link.flush()
-        self._last_tx_ms = time.ticks_ms()
+    def subscribe(self, topic, pid):
+        """Subscribe with QoS 1. A refusal comes as LinkError from `poll`."""
+        self._client.pid = pid - 1
+        self._stream.give(struct.pack("!BBHB", _SUBACK, 3, pid, 1))
+        self._client.subscribe(topic, 1)
+        self._link.flush()
 
-    async def _answer(self, kind, length):
-        """Await the packet `kind`; messages that come before it are delivered."""
-        begun = time.ticks_ms()
-        while time.ticks_diff(time.ticks_ms(), begun) < _ANSWER_MS:
-            packet = self._link.poll()
-            if packet is None:
-                await asyncio.sleep_ms(_STEP_MS)
-                continue
-            if packet[0] == kind:
-                if len(packet) != length:
-                    raise LinkError("malformed answer from the broker")
-                answer = bytes(packet)
-                self._link.consume(length)
-                return answer
-            self._take(packet)
-        raise LinkError("the broker did not answer within %d ms" % _ANSWER_MS)
+    def payload_area(self, topic):
+        """Where a payload for `topic` may be put, to be published from there uncopied; only while
+        nothing is queued."""
+        return self._link.tail(7 + len(topic))  # type, 2 length bytes, topic length, packet id
 
-    async def subscribe(self, topic):
-        """Subscribe with QoS 1. Raises OSError, also where the broker refuses."""
-        client = self._client
-        pid = client.pid = client.pid % 0x7FFF
-        answer = struct.pack("!BBHB", _SUBACK, 3, pid + 1, 1)
-        self._stream.give(answer)
-        client.subscribe(topic, 1)
-        await self._flush()
-        given = await self._answer(_SUBACK, 5)
-        if given[4] == 0x80:
-            raise LinkError("the broker refused the subscription to %s" % topic.decode())
-
-    async def publish(self, topic, payload, qos, retain=False, pid=0, dup=False):
+    def publish(self, topic, payload, qos, retain=False, pid=0, dup=False):
         """Send a message without awaiting its PUBACK. `pid` 1 to 65535 for QoS 1."""
         client, link = self._client, self._link
         start = link.queued
@@ -160,44 +138,59 @@ class Session:
         client.publish(topic, payload, retain, qos)
         if dup:
             link.mark(start, _DUP)
-        await self._flush()
+        link.flush()
 
-    async def poll(self):
-        """Take one packet if there is one; keep the connection alive. Returns True if there was
-        one. Raises OSError where the connection is dead."""
-        packet = self._link.poll()
-        if packet is not None:
+    def flush(self):
+        """Send of what is queued what the socket takes; returns whether nothing is left."""
+        return self._link.flush()
+
+    def poll(self):
+        """Take the packets that are there, keep the connection alive. Returns whether there were
+        any. Raises OSError where the connection is dead."""
+        link = self._link
+        link.flush()
+        taken = 0
+        while taken < _MOST_PACKETS and link.room() >= _ROOM:
+            packet = link.poll()
+            if packet is None:
+                break
             self._take(packet)
-            if self._link.queued:
-                await self._flush()
-            return True
+            taken += 1
         now = time.ticks_ms()
         if self._pinged_ms is not None:
             if time.ticks_diff(now, self._pinged_ms) > _ANSWER_MS:
                 raise LinkError("no answer to a ping")
-        elif (time.ticks_diff(now, self._last_tx_ms) > self._keepalive_ms // 2
-                or time.ticks_diff(now, self._link.last_rx_ms) > self._keepalive_ms):
-            self._client.ping()
+        elif (time.ticks_diff(now, link.last_tx_ms) > self._keepalive_ms // 2
+                or time.ticks_diff(now, link.last_rx_ms) > self._keepalive_ms // 2):
             self._pinged_ms = now
-            await self._flush()
-        return False
+            self._client.ping()
+        link.flush()
+        return taken > 0
+
+    def _heard(self, topic, payload):
+        self._message = topic, payload
 
     def _take(self, packet):
         kind = packet[0]
-        length = len(packet)
+        link = self._link
         if kind & 0xF0 == _PUBLISH:
             if kind & 6 > 2:
                 raise LinkError("QoS 2 was not asked for")
             self._stream.give(packet)
-            try:
-                self._client.wait_msg()
-            except (IndexError, TypeError, ValueError) as error:
-                raise LinkError("malformed message: %s" % error) from None
+            self._client.wait_msg()  # reads by lengths that _Stream.read checks
         elif kind == _PINGRESP:
             self._pinged_ms = None
-        elif kind != _PUBACK and kind != _SUBACK:
+        elif kind == _SUBACK:
+            if packet[len(packet) - 1] == 0x80:
+                raise LinkError("the broker refused a subscription; has this user the right?")
+        elif kind != _PUBACK:
             raise LinkError("unexpected packet 0x%02x" % kind)
-        self._link.consume(length)
+        link.consume(len(packet))
+        if self._message:
+            topic, payload = self._message
+            self._message = None
+            link.flush()
+            self._on_message(topic, payload)
 
     def close(self):
         """Drop the connection; the broker then sends the last will."""

@@ -19,13 +19,20 @@ from evmeter.uplink.mqtt import Session
 _STREAMS = ("", "rec", "evt", "ivl", "log")
 _FIRST_PAUSE_MS = const(1000)
 _LONGEST_PAUSE_MS = const(300000)
+_STABLE_MS = const(60000)
 _RESEND_MS = const(10000)
 _LONGEST_RESEND_MS = const(60000)
+_CATCH_UP_MS = const(600000)
 _STATUS_MS = const(300000)
 _IDLE_TELEMETRY_MS = const(60000)
-_BUSY_MS = const(200)  # so long after traffic the socket is looked at without a pause
+_NO_TELEMETRY_MS = const(1000)
+_DIAG_MS = const(900000)
+_HOT_MS = const(30)  # so long after traffic the socket is looked at without a pause
+_WARM_MS = const(300)
+_WARM_STEP_MS = const(2)
 _IDLE_STEP_MS = const(20)
 _MOST_ACKED = const(64)
+_HOST = b"evmeter/v1/_host/state"
 _LIVE_PID = const(32768)
 
 
@@ -45,10 +52,8 @@ def parse_ack(payload, key_id, highest):
         raise ValueError("not an acknowledgement for this key")
     sel = ack.get("sel", [])
     bad = ack.get("bad", [])
-    if not isinstance(sel, list) or not isinstance(bad, list):
-        raise ValueError("sel and bad must be lists")
-    if len(sel) + len(bad) > _MOST_ACKED:
-        raise ValueError("more than %d numbers" % _MOST_ACKED)
+    if not isinstance(sel, list) or not isinstance(bad, list) or len(sel + bad) > _MOST_ACKED:
+        raise ValueError("sel and bad must be lists of at most %d in all" % _MOST_ACKED)
     refused = []
     for entry in bad:
         if not isinstance(entry, dict):
@@ -64,30 +69,33 @@ def parse_ack(payload, key_id, highest):
 class Uplink:
     """Runs for ever; `status_changed` asks for a status message, `charging` for dense telemetry.
 
-    `monitor` gives the live messages (monitoring/status.py).
+    `monitor` gives the live messages (monitoring/status.py). `on_command(payload)` and
+    `on_config(payload)` take what comes on `cmd` and `cfg/set`, where they are set before `run`;
+    `answer` sends what they have to say.
     """
 
     def __init__(self, settings, device_id, journal, clock, monitor, key_id, link=None):
         self._settings = settings
-        self._root = ("evmeter/v1/%s/" % device_id).encode()
+        self._root = root = ("evmeter/v1/%s/" % device_id).encode()
         self._journal = journal
         self._clock = clock
         self._monitor = monitor
         self._key_id = key_id
-        self._topics = [self._root + stream.encode() for stream in _STREAMS]
-        self._session = Session(link or Link(), device_id, settings, self._root + b"avail",
+        self._topics = [root + stream.encode() for stream in _STREAMS]
+        self._session = Session(link or Link(), device_id, settings, root + b"avail",
                                 self._message)
-        self._payload = bytearray(MAX_PAYLOAD)
         self._window = settings["window"]
         self._sent = []  # [sequence, sent at, resend after] of frames not yet confirmed
         self._next_seq = 0
         # What lay in the journal at the start may have been published before the reboot.
         self._published = journal.next_seq - 1
         self._live_pid = 0
-        self._acked = False
+        self._alarms = {}  # code: JSON, or "" of a cleared one; a broker may lose what it retained
+        self._answers = []
         self._status_due = True
-        self._status_ms = 0
-        self._telemetry_ms = None
+        self._caught_up_ms = self._status_ms = 0
+        self._telemetry_ms = self._diag_ms = None
+        self.on_command = self.on_config = None
         self.charging = False
         self.online = False
         self.backend_online = False
@@ -98,6 +106,12 @@ class Uplink:
     def status_changed(self):
         """Something that the status message tells has changed."""
         self._status_due = True
+
+    def answer(self, name, text, retain=False):
+        """Send `text` on the device's topic `name` (bytes: cmd/res, cfg); while there is no
+        connection the newest eight are kept."""
+        self._answers.append((name, text, 1, retain))
+        del self._answers[:-8]
 
     async def run(self):
         """Connect, deliver, and on any failure begin again after a pause."""
@@ -110,122 +124,170 @@ class Uplink:
                 await self._deliver()
             except OSError as error:
                 log.warning("uplink: %s", error)
-            self.online = self.backend_online = False
-            self._session.close()
-            self.reconnects += 1
-            if self._clock.mono_ms() - began_ms > _LONGEST_PAUSE_MS:
+            finally:
+                self.online = self.backend_online = False
+                self._session.close()
+                self.reconnects += 1
+            if self._clock.mono_ms() - began_ms > _STABLE_MS:
                 pause_ms = _FIRST_PAUSE_MS
-            jitter_ms = pause_ms * os.urandom(1)[0] // 512
-            await asyncio.sleep_ms(pause_ms + jitter_ms)
+            # half of it by chance: a site's devices must not all come back at once
+            await asyncio.sleep_ms(pause_ms // 2 + pause_ms * os.urandom(1)[0] // 510)
             pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
 
     async def _greet(self):
-        session = self._session
         await self._live(b"avail", b"online")
         await self._live(b"info", self._monitor.info())
-        await self._send_status()
-        await session.subscribe(self._root + b"ack")
-        await session.subscribe(b"evmeter/v1/_host/state")
+        await self._send_status(True)
+        await self._subscribe(self._root + b"ack")
+        if self.on_command:
+            await self._subscribe(self._root + b"cmd")
+        if self.on_config:
+            await self._subscribe(self._root + b"cfg/set")
+        await self._subscribe(_HOST)  # last: the retained answer lets the backlog go
         self.online = True
+
+    def _rewind(self):
+        """Send again, from the first frame that the backend has not confirmed."""
         self._sent = []
-        self._next_seq = self._journal.cursor + 1
+        self._next_seq = 0
+        self._caught_up_ms = self._clock.mono_ms()
+
+    async def _turn(self):
+        """Await an empty transmit buffer; returns the next packet id of a live message."""
+        while not self._session.flush():
+            await asyncio.sleep_ms(_WARM_STEP_MS)
+        self._live_pid = (self._live_pid + 1) % _LIVE_PID
+        return _LIVE_PID + self._live_pid  # 32768 to 65535
+
+    async def _subscribe(self, topic):
+        pid = await self._turn()
+        self._session.subscribe(topic, pid)
 
     async def _live(self, name, text, qos=1, retain=True):
-        """Send a live message; its packet ids are 32768 to 65535."""
-        self._live_pid = (self._live_pid + 1) % 32768
         payload = text if isinstance(text, bytes) else text.encode()
-        await self._session.publish(self._root + name, payload, qos, retain,
-                                    _LIVE_PID + self._live_pid)
+        if len(payload) > MAX_PAYLOAD:
+            log.error("uplink: %s of %d bytes not sent", name.decode(), len(payload))
+            return
+        pid = await self._turn()
+        self._session.publish(self._root + name, payload, qos, retain, pid)
 
-    async def _send_status(self):
+    async def _send_status(self, all_alarms=False):
         self._status_due = False
         self._status_ms = self._clock.mono_ms()
         await self._live(b"status", self._monitor.status())
-        for code, text in self._monitor.alarms():
+        changes = self._monitor.alarms()
+        self._alarms.update(changes)
+        for code, text in sorted(self._alarms.items()) if all_alarms else changes:
             await self._live(b"alarm/" + code.encode(), text)
 
     async def _deliver(self):
         session = self._session
-        busy_until = time.ticks_ms()
+        active_ms = time.ticks_ms()
         while True:
-            active = await session.poll()
-            if self._acked:
-                self._acked = False
-                self._settle()
-            if not active:
-                active = await self._send_due()
+            active = session.poll()
+            if session.flush():
+                if self._live_due():
+                    await self._send_live()
+                    active = True
+                elif self.backend_online and self._send_durable():
+                    active = True
             now = time.ticks_ms()
             if active:
-                busy_until = time.ticks_add(now, _BUSY_MS)
-            waiting = time.ticks_diff(busy_until, now) > 0
-            await asyncio.sleep_ms(1 if waiting else _IDLE_STEP_MS)
+                active_ms = now
+            # the window is to be bounded by the round trip, not by this pause
+            quiet_ms = time.ticks_diff(now, active_ms)
+            await asyncio.sleep_ms(0 if quiet_ms < _HOT_MS else
+                                   _WARM_STEP_MS if quiet_ms < _WARM_MS else _IDLE_STEP_MS)
 
-    async def _send_due(self):
-        """Send the most urgent thing that is due; returns whether something was sent."""
-        now_ms = self._clock.mono_ms()
-        if self._status_due or now_ms - self._status_ms >= _STATUS_MS:
+    def _passed(self, since_ms, every_ms):
+        return since_ms is None or self._clock.mono_ms() - since_ms >= every_ms
+
+    def _telemetry_every_ms(self):
+        return self._settings["telemetry_s"] * 1000 if self.charging else _IDLE_TELEMETRY_MS
+
+    def _live_due(self):
+        return (self._status_due or self._answers or self._passed(self._status_ms, _STATUS_MS)
+                or self._passed(self._telemetry_ms, self._telemetry_every_ms())
+                or self._passed(self._diag_ms, _DIAG_MS))
+
+    async def _send_live(self):
+        """Send the live messages that are due."""
+        if self._status_due or self._passed(self._status_ms, _STATUS_MS):
             await self._send_status()
-            return True
-        if await self._send_telemetry(now_ms):
-            return True
-        if not self.backend_online:
-            return False
+        while self._answers:
+            await self._live(*self._answers.pop(0))
+        every_ms = self._telemetry_every_ms()
+        if self._passed(self._telemetry_ms, every_ms):
+            self._telemetry_ms = self._clock.mono_ms()
+            text = self._monitor.telemetry()
+            if text is None:  # the meter has not been read yet: in a second again
+                self._telemetry_ms -= every_ms - _NO_TELEMETRY_MS
+            else:
+                await self._live(b"tel", text, 0, False)
+        if self._passed(self._diag_ms, _DIAG_MS):
+            self._diag_ms = self._clock.mono_ms()
+            await self._live(b"diag", self._monitor.diagnostics({
+                "reconnects": self.reconnects, "resends": self.resends,
+                "acks_refused": self.acks_refused}), 0, False)
+
+    def _send_durable(self):
+        """Send one frame: again if its time has come, else the next one; returns whether it was
+        sent."""
+        now_ms = self._clock.mono_ms()
         for entry in self._sent:
             if now_ms - entry[1] >= entry[2]:
                 entry[1] = now_ms
                 entry[2] = min(2 * entry[2], _LONGEST_RESEND_MS)
                 self.resends += 1
-                await self._send_frame(entry[0], True)
+                self._send_frame(entry[0], True)
                 return True
-        if len(self._sent) >= self._window or self._next_seq >= self._journal.next_seq:
+        if len(self._sent) >= self._window:
             return False
-        seq = self._next_seq
-        self._next_seq += 1
-        if seq > self._journal.cursor:
-            self._sent.append([seq, now_ms, _RESEND_MS])
-            await self._send_frame(seq, seq <= self._published)
-            self._published = max(self._published, seq)
+        journal = self._journal
+        seq = max(self._next_seq, journal.cursor + 1)
+        if seq >= journal.next_seq:
+            # A frame that could not be read, though it is there, is tried again.
+            if (not self._sent and seq > journal.cursor + 1
+                    and now_ms - self._caught_up_ms >= _CATCH_UP_MS):
+                self._rewind()
+            return False
+        self._next_seq = seq + 1
+        self._caught_up_ms = now_ms
+        self._sent.append([seq, now_ms, _RESEND_MS])
+        self._send_frame(seq, seq <= self._published)
+        self._published = max(self._published, seq)
         return True
 
-    async def _send_frame(self, seq, dup):
+    def _send_frame(self, seq, dup):
+        area = self._session.payload_area(self._topics[1])  # all of one length
         try:
-            kind, length = self._journal.read(seq, self._payload)
+            kind, length = self._journal.read(seq, area)
         except JournalError as error:
             log.error("uplink: %s", error)
             self._sent = [entry for entry in self._sent if entry[0] != seq]
             return
-        await self._session.publish(self._topics[kind], memoryview(self._payload)[:length], 1,
-                                    False, packet_id(seq), dup)
-
-    async def _send_telemetry(self, now_ms):
-        every_ms = self._settings["telemetry_s"] * 1000 if self.charging else _IDLE_TELEMETRY_MS
-        if self._telemetry_ms is not None and now_ms - self._telemetry_ms < every_ms:
-            return False
-        text = self._monitor.telemetry()
-        if text is None:
-            return False
-        self._telemetry_ms = now_ms
-        await self._live(b"tel", text, 0, False)
-        return True
-
-    def _settle(self):
-        """Forget the frames that are confirmed now."""
-        cursor = self._journal.cursor
-        self._sent = [entry for entry in self._sent if entry[0] > cursor and entry[2]]
+        self._session.publish(self._topics[kind], area[:length], 1, False, packet_id(seq), dup)
 
     def _message(self, topic, payload):
-        """What the backend says; called while a packet is parsed, so nothing is sent here."""
+        """What the backend says."""
         try:
             if topic == self._root + b"ack":
                 cum, sel, bad = parse_ack(payload, self._key_id, self._published)
-                self._journal.confirm(cum, sel + bad)
-                for entry in self._sent:
-                    if entry[0] in sel or entry[0] in bad:
-                        entry[2] = 0
-                self._acked = True
-            elif topic == b"evmeter/v1/_host/state":
+                done = sel + bad
+                self._journal.confirm(cum, done, bad)
+                cursor = self._journal.cursor
+                self._sent = [entry for entry in self._sent
+                              if entry[0] > cursor and entry[0] not in done]
+            elif topic == _HOST:
                 state = json.loads(payload)
+                was_online = self.backend_online
                 self.backend_online = isinstance(state, dict) and state.get("online") is True
-        except (ValueError, JournalError) as error:
+                if self.backend_online and not was_online:
+                    self._rewind()
+            elif topic == self._root + b"cmd" and self.on_command:
+                self.on_command(payload)
+            elif topic == self._root + b"cfg/set" and self.on_config:
+                self.on_config(payload)
+        except (ValueError, RuntimeError, JournalError) as error:  # RuntimeError: nested too deep
             self.acks_refused += 1
             log.warning("uplink: refused from %s: %s", topic.decode(), error)
