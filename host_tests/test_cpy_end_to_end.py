@@ -206,6 +206,9 @@ def test_the_live_view_is_readable_at_80_columns():
         head, confirmed, said = 5, 4, 0
         lines = [("12:00:00", "x" * 200)]
 
+        def power_w(self):
+            return 7200
+
         def say(self, text):
             raise AssertionError("nothing to say")
 

@@ -41,7 +41,7 @@ class HostDevice:
     """One device in the run folder `folder`; `interpreter` is "micropython" or "cpython"."""
 
     def __init__(self, folder, interpreter="micropython", heap=HEAP):
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()
         self.interpreter = interpreter
         self._heap = heap
         self._process = None

@@ -27,7 +27,7 @@ class Bench:
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
                  checkpoint_s=60, battery=True, broker_kind=None, interpreter=None):
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()
         self.device_id = device_id
         self.notices = []
         self.database = self.folder / "backend.sqlite"

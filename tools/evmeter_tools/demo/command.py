@@ -43,8 +43,8 @@ def bench_rig(
         raise UserError("the port %s does not exist; look with 'ls /dev/tty*'" % meter)
     if pilot not in ("A", "B", "C", "D", "E", "F"):
         raise UserError("--pilot %s: allowed: A, B, C, D, E, F" % pilot)
-    run.empty(folder or BUILD / "bench-rig")
-    with Bench(folder or BUILD / "bench-rig", "bench-0001", meter=meter, baud=baud) as bench:
+    folder = run.empty(folder or BUILD / "bench-rig")
+    with Bench(folder, "bench-0001", meter=meter, baud=baud) as bench:
         for notice in bench.notices:
             print(notice)
         title = "evmeter bench: %s" % (meter or "emulated SDM120")

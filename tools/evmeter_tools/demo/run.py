@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from pathlib import Path
 
 from evmeter_tools.demo import report
 from evmeter_tools.demo.bench import Bench
@@ -14,6 +15,7 @@ DEVICE = "demo-0001"
 FINISHED_AFTER_S = 5
 CHECKPOINT_S = 5
 _LOAD_W = 10200
+_MARKER = "run-folder.txt"
 _STEP_S = 30  # the longest that one step of the demo may take
 _CHARGE_S = 60
 _FIRST_MWH = 103_000  # just above the 100 register steps from which a session is billable
@@ -91,10 +93,16 @@ class Script:
 
 
 def empty(folder):
-    """Make the run folder `folder` anew; refuses one that is no run folder of this tool."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").exists():
+    """Make the run folder `folder` anew. Raises UserError where it holds something that this tool
+    did not put there."""
+    folder = Path(folder).resolve()
+    marker = folder / _MARKER
+    ours = marker.exists() or folder.is_relative_to(BUILD)
+    if folder.exists() and any(folder.iterdir()) and not ours:
         raise UserError("%s holds something else; give an empty folder by --dir" % folder)
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.write_text("Made by evmeter; emptied at its next start.\n")
     return folder
 
 

@@ -75,8 +75,9 @@ class View:
             grid.add_column(style="dim", no_wrap=True)
             grid.add_column(no_wrap=True)
         off = not self._device_on
+        power_w = self._watch.power_w()
         grid.add_row("Control pilot", "-" if off else _PILOT.get(status.get("cp", ""), "-"),
-                     "Power", "-" if off else "%d W" % (live.get("p_mw", 0) // 1000))
+                     "Power", "-" if off or power_w is None else "%d W" % power_w)
         grid.add_row("Session", "no power" if off else status.get("st", "-"),
                      "Session energy", "-" if off else energy_text(live.get("s_mwh", 0)))
         grid.add_row("Records on flash", str(self._watch.head),

@@ -8,6 +8,7 @@ import paho.mqtt.client as mqtt
 
 _DURABLE = ("rec", "evt", "ivl", "log")
 _LINES_KEPT = 200
+_FRESH_S = 3
 
 
 class Watch:
@@ -18,6 +19,7 @@ class Watch:
         self._lock = threading.Lock()
         self.status = {}
         self.telemetry = {}
+        self.telemetry_at = 0.0
         self.online = False
         self.head = 0  # highest sequence number seen on its way
         self.confirmed = 0  # highest that the backend has confirmed
@@ -53,6 +55,7 @@ class Watch:
                 self.status = body
             elif topic == "tel":
                 self.telemetry = body
+                self.telemetry_at = time.monotonic()
                 self.confirmed = max(self.confirmed, body.get("cur", 0))
             elif topic == "ack":
                 self.confirmed = max(self.confirmed, body["cum"])
@@ -79,6 +82,12 @@ class Watch:
         self.said += 1
         self.lines.append((time.strftime("%H:%M:%S"), text))
         del self.lines[:-_LINES_KEPT]
+
+    def power_w(self):
+        """The power in watts, or None where the newest word of it is older than 3 s."""
+        if time.monotonic() - self.telemetry_at > _FRESH_S or "p_mw" not in self.telemetry:
+            return None
+        return self.telemetry["p_mw"] // 1000
 
     def count(self, name):
         """How many different events or records `name` came."""
