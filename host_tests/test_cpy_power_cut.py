@@ -14,7 +14,7 @@ _APPENDS = 24
 
 
 def _account(kind, payload):
-    return (int(payload[:6]), None, None, None) if kind == frames.REC else (None,) * 4
+    return {"page": int(payload[:6])} if kind == frames.REC else {}
 
 
 def _payload(number):
@@ -140,12 +140,12 @@ def test_a_second_cut_while_recovering_changes_nothing_of_that(blank):
 class _HeadFirst(Journal):
     """A wrong design: the second store hears of a frame before the flash has it."""
 
-    def append(self, kind, payload, page=None, **more):
+    def append(self, kind, payload, **head):
         kept = self.next_seq
         self.next_seq = kept + 1
         self._save_head()
         self.next_seq = kept
-        return super().append(kind, payload, page=page, **more)
+        return super().append(kind, payload, **head)
 
 
 class _NoHead(Journal):

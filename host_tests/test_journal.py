@@ -9,7 +9,7 @@ _BUFFER = bytearray(frames.MAX_PAYLOAD)
 
 
 def _account(kind, payload):
-    return (int(payload[1:]), None, None, None) if kind == frames.REC else (None,) * 4
+    return {"page": int(payload[1:])} if kind == frames.REC else {}
 
 
 def _open(store, nvs):

@@ -95,3 +95,38 @@ def test_the_end_reading_is_waited_for_and_never_invented():
     device.meter.answers = True
     device.run(2000, PILOT_A)
     assert dict(device.messages())["close"]["end_mwh"] == 1_000_000 + 120_000
+
+
+def _rebase(device, new_mwh, diff_mwh=None, cause="register stepped back"):
+    device.keeper.meter_event("meter_rebase", {
+        "old_mwh": device.meter.register_mwh, "new_mwh": new_mwh, "modulus_mwh": 0,
+        "diff_mwh": diff_mwh, "cause": cause})
+    device.meter.register_mwh = new_mwh
+
+
+def test_a_register_that_goes_on_from_elsewhere_is_declared_and_spoils_only_its_session():
+    device = Device(FakeBoard())
+    device.run(1000, PILOT_A)
+    device.run(3000, PILOT_A, 3600)
+    _rebase(device, 500_000)
+    device.run(1000, PILOT_A)
+    device.run(30000, PILOT_C, 7200)
+    _rebase(device, 9_000_000)
+    device.run(30000, PILOT_C, 7200)
+    device.run(1000, PILOT_A)
+    _plain_session(device)
+    messages = device.messages()
+    jumps = sum(m["jump_mwh"] for name, m in messages if name == "meter_rebase")
+    assert device.balance() + jumps == device.meter.register_mwh - 1_000_000
+    closes = [m for name, m in messages if name == "close"]
+    assert [close["bill"] for close in closes] == [0, 1]
+    assert closes[0]["energy_mwh"] == closes[0]["end_mwh"] - closes[0]["begin_mwh"] - (
+        messages_jump(messages, closes[0]["sid"]))
+    completes = [m["ocmf"] for name, m in messages if name == "complete"]
+    assert '"ST":"O"' in completes[0]
+    assert '"ST":"O"' not in completes[1]
+
+
+def messages_jump(messages, sid):
+    return sum(m["jump_mwh"] for name, m in messages
+               if name == "meter_rebase" and m["sid"] == sid)

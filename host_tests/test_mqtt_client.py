@@ -1,16 +1,19 @@
 import asyncio
 
+from evmeter.uplink import link as link_module
+from evmeter.uplink import mqtt as mqtt_module
 from evmeter.uplink.link import Link, LinkError
 from evmeter.uplink.mqtt import Session
-from fakes.net import FakeBroker, FakePoller, FakeSockets
+from fakes.net import ESP32_ETIMEDOUT, FakeBroker, FakePoller, FakeSockets
+from fakes.virtual_time import VirtualTime
 
 _SETTINGS = {"host": "127.0.0.1", "port": 1883, "user": None, "password": None,
              "keepalive_s": 30}
 
 
-def _session(broker, **changes):
+def _session(broker, prepare=None, **changes):
     got = []
-    link = Link(sockets=FakeSockets(broker), poll=FakePoller)
+    link = Link(sockets=FakeSockets(broker, prepare), poll=FakePoller)
     session = Session(link, "demo-0001", dict(_SETTINGS, **changes), b"t/avail",
                       lambda topic, payload: got.append((bytes(topic), bytes(payload))))
     return session, got
@@ -49,7 +52,9 @@ def test_a_refused_connection_says_why():
 
 async def _publish(session, *args):
     await session.connect()
-    await session.publish(*args)
+    session.publish(*args)
+    while not session.flush():
+        await asyncio.sleep_ms(0)
 
 
 def test_published_packets_carry_the_chosen_id_and_dup():
@@ -65,13 +70,13 @@ def test_published_packets_carry_the_chosen_id_and_dup():
 
 async def _subscribe_and_hear(session, broker):
     await session.connect()
-    await session.subscribe(b"t/ack")
-    await session.subscribe(b"t/cmd")
+    session.subscribe(b"t/ack", 40000)
+    session.subscribe(b"t/cmd", 65535)
     broker.say(b"t/ack", b"one")
     broker.say(b"t/ack", b"y" * 3000, 0)
     broker.say(b"t/cmd", b"")
     for _ in range(700):
-        await session.poll()
+        session.poll()
 
 
 def test_messages_come_whole_and_are_acknowledged():
@@ -89,7 +94,7 @@ async def _hear(session, broker, data, eof, rounds):
     broker.socket.incoming.extend(data)
     broker.socket.eof = eof
     for _ in range(rounds):
-        await session.poll()
+        session.poll()
 
 
 def test_a_packet_cut_at_any_byte_is_never_delivered():
@@ -132,6 +137,193 @@ def test_a_late_puback_or_a_ping_answer_is_no_message():
     session, got = _session(broker)
     asyncio.run(_hear(session, broker, b"\x40\x02\x30\x31\xd0\x00\x40\x02\x00\x01", False, 10))
     assert got == []
+
+
+def test_subscribe_and_publish_packets_are_exact():
+    broker = FakeBroker()
+    session, _ = _session(broker)
+    asyncio.run(session.connect())
+    session.subscribe(b"t/ack", 32768)
+    session.publish(b"a/b", b"hello", 1, True, 0x1234, True)
+    session.publish(b"a/b", b"", 1, False, 1)
+    session.publish(b"a/b", b"live", 0)
+    while not session.flush():
+        session.poll()
+    assert broker.packets[1:] == [
+        b"\x82\x0a\x80\x00\x00\x05t/ack\x01", b"\x3b\x0c\x00\x03a/b\x12\x34hello",
+        b"\x32\x07\x00\x03a/b\x00\x01", b"\x30\x09\x00\x03a/blive"]
+
+
+def test_a_payload_in_place_is_published_like_any_other():
+    # 120: one length byte in the head, so that the payload moves by one
+    for length in (0, 1, 117, 118, 119, 120, 121, 122, 123, 2560):
+        broker = FakeBroker()
+        session, _ = _session(broker)
+        asyncio.run(session.connect())
+        payload = bytes([32 + n % 90 for n in range(length)])
+        area = session.payload_area(b"a/b")
+        area[:length] = payload
+        session.publish(b"a/b", area[:length], 1, False, 7)
+        while not session.flush():
+            session.poll()
+        assert broker.published == [(b"a/b", payload, 1, 0, 0, 7)], length
+
+
+def test_a_refused_subscription_is_an_error():
+    broker = FakeBroker()
+    session, _ = _session(broker)
+    assert "subscription" in _error(_hear(session, broker, b"\x90\x03\x80\x00\x80", False, 9))
+
+
+def test_what_is_no_broker_is_told_so():
+    for answer in (b"HTTP/1.1 400 Bad Request\r\n" * 4, b"\x20\x03\x00\x00\x00",
+                   b"\xd0\x00", b"\x15\x03\x01\x00\x02\x02\x46"):  # the last: TLS alert
+        broker = FakeBroker()
+        broker.connack = answer
+        session, _ = _session(broker)
+        assert "no MQTT broker" in _error(session.connect())
+
+
+def _with_time(play):
+    """Call `play(clock)` with both modules on a virtual clock."""
+    kept = link_module.time, mqtt_module.time, mqtt_module.asyncio
+    clock = VirtualTime()
+    link_module.time = mqtt_module.time = mqtt_module.asyncio = clock
+    try:
+        play(clock)
+    finally:
+        link_module.time, mqtt_module.time, mqtt_module.asyncio = kept
+
+
+def test_a_broker_that_never_answers_the_connect_is_given_up():
+    def play(clock):
+        broker = FakeBroker()
+        broker.silent = True
+        session, _ = _session(broker)
+        assert "5000 ms" in _error(session.connect())
+        assert 5000 <= clock.mono_ms() < 5100
+
+    _with_time(play)
+
+
+def test_an_idle_connection_is_kept_alive_and_a_silent_broker_given_up():
+    def play(clock):
+        broker = FakeBroker()
+        session, _ = _session(broker)
+        asyncio.run(session.connect())
+        for second in range(100):
+            session.poll()
+            clock.pass_ms(1000)
+        pings = broker.packets.count(b"\xc0\x00")
+        assert 5 <= pings <= 7, pings  # every keepalive/2 of 15 s
+        broker.silent = True
+        try:
+            for second in range(30):
+                session.publish(b"t/tel", b"live", 0)  # sending does not hide the silence
+                clock.pass_ms(1000)
+                session.poll()
+        except LinkError as error:
+            assert "ping" in str(error)
+            assert second <= 21
+        else:
+            raise AssertionError("not noticed")
+
+    _with_time(play)
+
+
+async def _connect_and_publish(session):
+    await session.connect()
+    session.publish(b"t/rec", b"payload", 1, False, 5)
+    while not session.flush():
+        await asyncio.sleep_ms(0)
+
+
+def test_a_reset_at_any_byte_is_an_error_and_leaves_no_part_of_a_message():
+    connect = 41
+    whole = connect + 2 + 2 + 5 + 2 + 7
+    for cut in range(whole):
+        broker = FakeBroker()
+        dies = [cut]
+        session, _ = _session(
+            broker, lambda sock: setattr(sock, "dies_after", dies.pop() if dies else None))
+        try:
+            asyncio.run(_connect_and_publish(session))
+        except OSError as error:
+            assert error.args[0] == ESP32_ETIMEDOUT
+        else:
+            raise AssertionError("no error at %d" % cut)
+        session.close()
+        assert broker.published == []
+        asyncio.run(_connect_and_publish(session))
+        assert broker.published == [(b"t/rec", b"payload", 1, 0, 0, 5)], cut
+
+
+async def _flooded(session, broker):
+    await session.connect()
+    broker.socket.most_at_once = 1000
+    for number in range(30):
+        broker.say(b"t/cmd", b"%d" % number, 1, number + 1)
+    rounds = 0
+    while session.poll():
+        rounds += 1
+    return rounds
+
+
+def test_a_flood_is_taken_in_portions_and_nothing_is_lost():
+    broker = FakeBroker()
+    session, got = _session(broker)
+    assert asyncio.run(_flooded(session, broker)) == 4  # eight at a time
+    assert got == [(b"t/cmd", b"%d" % number) for number in range(30)]
+    acknowledged = [packet[3] for packet in broker.packets if packet[0] == 0x40]
+    assert acknowledged == list(range(1, 31))
+
+
+def test_a_handler_that_fails_has_its_message_acknowledged_first():
+    broker = FakeBroker()
+
+    def fail(topic, payload):
+        raise KeyError("handler")
+
+    session = Session(Link(sockets=FakeSockets(broker), poll=FakePoller), "demo-0001", _SETTINGS,
+                      b"t/avail", fail)
+    try:
+        asyncio.run(_flooded(session, broker))
+    except KeyError:
+        assert [packet for packet in broker.packets if packet[0] == 0x40]
+    else:
+        raise AssertionError("no error")
+
+
+class _Newer(mqtt_module.umqtt.MQTTClient):
+    """umqtt.simple from 1.4 on: a timeout for the socket, the old socket closed, an answer from
+    wait_msg."""
+
+    def connect(self, clean_session=True, timeout=None):
+        if self.sock:
+            self.sock.close()
+        self.sock = mqtt_module.umqtt.socket.socket()
+        self.sock.settimeout(timeout)
+        return super().connect(clean_session)
+
+    def wait_msg(self):
+        kind = super().wait_msg()
+        return 0x30 if kind is None else kind
+
+
+def test_newer_versions_of_the_protocol_client_work_too():
+    kept = mqtt_module.umqtt.MQTTClient
+    mqtt_module.umqtt.MQTTClient = _Newer
+    try:
+        for _ in range(2):
+            broker = FakeBroker()
+            session, got = _session(broker)
+            asyncio.run(_connect_and_publish(session))
+            session.close()
+            asyncio.run(_subscribe_and_hear(session, broker))
+            assert len(got) == len(broker.subscribed) + 1 == 3
+            assert broker.connections == 2
+    finally:
+        mqtt_module.umqtt.MQTTClient = kept
 
 
 def test_too_much_to_send_at_once_is_an_error():

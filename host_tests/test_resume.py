@@ -15,6 +15,7 @@ def _session():
     session.gap_mwh = 5000
     session.duration_s = 60
     session.meter = 0xFEDCBA98
+    session.jump_mwh = -7_000_000
     session.charged = True
     return session
 
@@ -25,7 +26,7 @@ def test_a_checkpoint_comes_back_as_it_was_and_is_small():
     assert len(body) <= 96
     again = unpack(body)
     for name in ("begin_seq", "page", "begin_mwh", "begin_unix_ms", "begin_quality", "last_mwh",
-                 "last_unix_ms", "last_quality", "gap_mwh", "duration_s", "meter", "charged",
+                 "last_unix_ms", "last_quality", "gap_mwh", "duration_s", "meter", "jump_mwh", "charged",
                  "spoiled"):
         assert getattr(again, name) == getattr(session, name), name
     session.spoiled = "meter exchanged"

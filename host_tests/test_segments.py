@@ -12,7 +12,7 @@ _BUFFER = bytearray(frames.MAX_PAYLOAD)
 
 
 def _nothing(kind, payload):
-    return None, None, None, None
+    return {}
 
 
 def _blank():

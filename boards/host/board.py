@@ -2,7 +2,8 @@
 
 EVMETER_HOST_DIR names the folder: config.json, meter.tty (the meter's line, a link to a pty or a
 serial port), pilot.bin (the sampled pilot), flash.img, nvs.json, rtc.bin, reset (why the device
-starts: power-on, watchdog, software, brown-out). Without rtc.bin the power was cut.
+starts: power-on, watchdog, software, brown-out), permit (the permit output, 0 or 1). Without
+rtc.bin the power was cut.
 """
 
 import os
@@ -18,6 +19,7 @@ from host_uart import Uart
 
 _JOURNAL_BLOCKS = const(1024)  # 4 MiB
 _RTC_BYTES = const(2048)
+_RESETS = ("power-on", "watchdog", "software", "brown-out")
 
 
 class BatteryClock:
@@ -51,7 +53,6 @@ class Board:
     name = "host"
     rs485_de = None
     pace_us = None
-    permit = None
     unique_id = b"\x02host0"
 
     def __init__(self, folder):
@@ -71,9 +72,19 @@ class Board:
     def _reset_cause(self):
         try:
             os.stat(self._folder + "/rtc.bin")
-            return self._read("reset").decode().strip() or "unknown"
+        except OSError:
+            self.rtc_memory(b"")  # there from now on, until the power is cut
+            return "power-on"
+        try:
+            cause = self._read("reset").decode().strip()
         except OSError:
             return "power-on"
+        return cause if cause in _RESETS else "unknown"
+
+    def permit(self, on):
+        """The output to the charge controller: whether it may close the contactor."""
+        with open(self._folder + "/permit", "w") as file:
+            file.write("1" if on else "0")
 
     def read_config(self):
         """The text of the configuration. Raises OSError where there is none."""
@@ -120,6 +131,9 @@ class Board:
 def build():
     """The board in the folder that EVMETER_HOST_DIR names."""
     folder = os.getenv("EVMETER_HOST_DIR")
-    if not folder:
-        raise OSError("EVMETER_HOST_DIR names no run folder")
+    try:
+        os.stat(folder or "")
+    except OSError:
+        print("evmeter: EVMETER_HOST_DIR names no run folder (it is '%s')" % (folder or ""))
+        sys.exit(2)
     return Board(folder)

@@ -1,15 +1,16 @@
 """The pilot's ADC: samples of the emulated waveform from a file that the bench keeps fresh.
 
-Layout, little-endian: sequence u32, number of samples u32, then u16 millivolts at the pin.
+Layout, little-endian as the host: sequence u32, number of samples u32, then u16 millivolts at the
+pin.
 """
 
-import struct
 from array import array
 
 from micropython import const
 
 _SAMPLES = const(250)
-_HEAD_BYTES = const(8)
+_HEAD_WORDS = const(4)
+_BYTES = const(508)
 
 
 class PilotAdc:
@@ -18,28 +19,22 @@ class PilotAdc:
     def __init__(self, path):
         self._path = path
         self._file = None
-        self._data = bytearray(_HEAD_BYTES + 2 * _SAMPLES)
-        self._samples = array("H", [0] * _SAMPLES)
-        self._next = _SAMPLES
+        self._words = array("H", [0] * (_HEAD_WORDS + _SAMPLES))
+        self._next = len(self._words)
 
     def _refill(self):
+        words = self._words
         if self._file is None:
             self._file = open(self._path, "rb", buffering=0)
         self._file.seek(0)
-        if self._file.readinto(self._data) != len(self._data):
-            raise OSError(5)
-        if struct.unpack_from("<II", self._data)[1] != _SAMPLES:
-            raise OSError(5)
-        samples, data = self._samples, self._data
-        for index in range(_SAMPLES):
-            at = _HEAD_BYTES + 2 * index
-            samples[index] = data[at] | data[at + 1] << 8
-        self._next = 0
+        if self._file.readinto(words) != _BYTES or words[2] | words[3] << 16 != _SAMPLES:
+            raise OSError(5, "%s holds no window of %d samples" % (self._path, _SAMPLES))
+        self._next = _HEAD_WORDS
 
     def read_uv(self):
         """Microvolts at the pin. Raises OSError where the bench gives no waveform."""
-        if self._next >= _SAMPLES:
+        if self._next >= len(self._words):
             self._refill()
-        value = self._samples[self._next]
+        value = self._words[self._next]
         self._next += 1
         return value * 1000

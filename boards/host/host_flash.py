@@ -32,12 +32,13 @@ class FlashFile:
         try:
             self._file = open(path, "r+b", buffering=0)
         except OSError:
-            with open(path, "wb") as file:
+            with open(path + ".new", "wb") as file:
                 for _ in range(blocks):
                     file.write(_BLANK)
+            os.rename(path + ".new", path)  # whole or not at all
             self._file = open(path, "r+b", buffering=0)
         if os.stat(path)[6] != blocks * BLOCK_BYTES:
-            raise OSError(22)
+            raise OSError(22, "%s is not %d blocks long" % (path, blocks))
         self._work = bytearray(BLOCK_BYTES)
 
     def readblocks(self, block, buffer, offset=0):

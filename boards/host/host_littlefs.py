@@ -68,6 +68,10 @@ class File:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Write what is left. Raises OSError where the flash does not take it."""
         try:
             _call(self._handle.close)
         except OSError:

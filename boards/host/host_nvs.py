@@ -4,18 +4,27 @@ import json
 import os
 from binascii import hexlify, unhexlify
 
-_NOT_FOUND = -4354  # ESP_ERR_NVS_NOT_FOUND as esp32.NVS raises it
+# as esp32.NVS raises them
+_NOT_FOUND = -4354
+_KEY_TOO_LONG = -4361
+_INVALID_LENGTH = -4364
+_KEY_CHARS = 15
 
 
 class NvsFile:
-    """Whole numbers and blobs by key. A change replaces the file by renaming: old or new."""
+    """Whole numbers and blobs by key. A change replaces the file by renaming: old or new.
+
+    A file that cannot be read counts as empty, as ESP-IDF treats damaged pages.
+    """
 
     def __init__(self, path):
         self._path = path
         try:
             with open(path) as file:
                 self._values = json.loads(file.read())
-        except OSError:
+        except (OSError, ValueError):
+            self._values = {}
+        if not isinstance(self._values, dict):
             self._values = {}
 
     def _get(self, key, kind):
@@ -24,21 +33,28 @@ class NvsFile:
             raise OSError(_NOT_FOUND)
         return value
 
+    def _set(self, key, value):
+        if len(key) > _KEY_CHARS:
+            raise OSError(_KEY_TOO_LONG)
+        self._values[key] = value
+
     def get_i32(self, key):
         return self._get(key, int)
 
     def set_i32(self, key, value):
-        self._values[key] = value
+        if not -0x80000000 <= value <= 0x7FFFFFFF:
+            raise OverflowError("%s does not fit 32 bits" % key)
+        self._set(key, value)
 
     def get_blob(self, key, buffer):
         data = unhexlify(self._get(key, str))
         if len(data) > len(buffer):
-            raise OSError(-4364)  # ESP_ERR_NVS_INVALID_LENGTH
+            raise OSError(_INVALID_LENGTH)
         buffer[: len(data)] = data
         return len(data)
 
     def set_blob(self, key, data):
-        self._values[key] = hexlify(bytes(data)).decode()
+        self._set(key, hexlify(bytes(data)).decode())
 
     def erase_key(self, key):
         self._get(key, (int, str))

@@ -12,62 +12,78 @@ import time
 from micropython import const
 
 _TICK_MS = const(10)
+_DRAIN_BYTES = const(256)
+_DRAIN_ROUNDS = const(64)  # four times what a pty holds
 _CPYTHON = sys.implementation.name == "cpython"
+_PARITY = {"N": "-parenb", "E": "parenb -parodd", "O": "parenb parodd"}
 
 
 def _set_line(path, baudrate, bits, parity, stop):
-    """Raw mode and the line's parameters. MicroPython's termios cannot set a speed: stty can."""
-    parity_words = {"N": "-parenb", "E": "parenb -parodd", "O": "parenb parodd"}[parity]
-    command = "stty -F '%s' raw -echo %d cs%d %s %s min 0 time 0 2>/dev/null" % (
-        path, baudrate, bits, "cstopb" if stop == 2 else "-cstopb", parity_words)
-    if os.system(command) and os.system("stty -F '%s' raw -echo min 0 time 0" % path):
-        raise OSError(5)
+    """Raw mode and the line's parameters. MicroPython's termios cannot set a speed: stty can. A
+    pty takes all but the parity, of which stty complains; on a port that is an error."""
+    command = (
+        "stty -F '%s' raw -echo clocal cread -crtscts %d cs%d %s %s min 0 time 0 2>/dev/null || "
+        "case $(readlink -f '%s') in /dev/pts/*) ;; *) exit 1;; esac" % (
+            path, baudrate, bits, "cstopb" if stop == 2 else "-cstopb", _PARITY[parity], path))
+    if os.system(command):
+        raise OSError(5, "%s is no serial port that does %d baud, parity %s, %d stop bits"
+                      % (path, baudrate, parity, stop))
 
 
 class Uart:
-    """machine.UART's any, read, readinto, write, flush, txdone on the device file `path`."""
+    """machine.UART's any, read, readinto, write, flush, txdone on the device file `path`.
 
-    def __init__(self, path, baudrate=9600, bits=8, parity="N", stop=1, timeout=0, rxbuf=256):
+    `timeout`: ms to wait for the first byte of a read; `timeout_char`: ms between two bytes.
+    Raises OSError where `path` is missing or no serial port.
+    """
+
+    def __init__(self, path, baudrate=9600, bits=8, parity="N", stop=1, timeout=0, timeout_char=0,
+                 rxbuf=256):
         if "'" in path:
             raise ValueError("the port's path must not hold a quote")
-        os.stat(path)
+        try:
+            os.stat(path)
+        except OSError as error:
+            raise OSError(error.args[0], "there is no serial port %s" % path) from None
         _set_line(path, baudrate, bits, parity, stop)
         self._char_us = (1 + bits + (parity != "N") + stop) * 1000000 // baudrate
         self._timeout_ms = timeout // _TICK_MS * _TICK_MS
+        self._timeout_char_ms = timeout_char // _TICK_MS * _TICK_MS
         if _CPYTHON:
             self._file = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         else:
             self._file = open(path, "r+b", buffering=0)
+        self._lost = bytearray(_DRAIN_BYTES)
         self._buffer = bytearray(rxbuf)
-        self._view = memoryview(self._buffer)
         self._count = 0
         self._sent_at_us = time.ticks_us()
         self._sending_us = 0
+        self._drain()  # a chip that was off has heard nothing
 
-    def _fill(self):
-        room = len(self._buffer) - self._count
-        if not room:
-            self._drain()
-            return
-        if _CPYTHON:
-            try:
-                got = os.readv(self._file, [self._view[self._count :]])
-            except BlockingIOError:
-                got = 0
-        else:
-            got = self._file.readinto(self._view[self._count :])
-        if got:
-            self._count += got
+    def _take(self, buffer):
+        """Move what the line has into `buffer`; returns the number of bytes."""
+        if not _CPYTHON:
+            return self._file.readinto(buffer) or 0
+        try:
+            return os.readv(self._file, [buffer])
+        except BlockingIOError:
+            return 0
 
     def _drain(self):
-        """Bytes that come while the buffer is full are lost, as in the ESP32's driver."""
-        if _CPYTHON:
-            try:
-                os.read(self._file, 256)
-            except BlockingIOError:
-                return
-        else:
-            self._file.read(256)
+        """Lose what is on the line."""
+        rounds = _DRAIN_ROUNDS
+        while rounds and self._take(self._lost):
+            rounds -= 1
+
+    def _fill(self):
+        """Take what has come since the last call. What does not fit the buffer is lost, as in the
+        ESP32's driver."""
+        count = self._count
+        room = len(self._buffer) - count
+        if room:
+            self._count += self._take(memoryview(self._buffer)[count:] if count else self._buffer)
+        if self._count == len(self._buffer):
+            self._drain()
 
     def any(self):
         """How many bytes wait."""
@@ -78,20 +94,27 @@ class Uart:
         """Move up to `nbytes` into `buffer`; returns how many, or None where nothing came within
         the timeout."""
         wanted = len(buffer) if nbytes is None else min(nbytes, len(buffer))
-        self._fill()
-        begun = time.ticks_ms()
-        while not self._count and time.ticks_diff(time.ticks_ms(), begun) < self._timeout_ms:
-            time.sleep_ms(1)
-            self._fill()
-        count = min(wanted, self._count)
-        if not count:
-            return None
-        buffer[:count] = self._view[:count]
-        rest = self._count - count
-        if rest:
-            self._buffer[:rest] = self._buffer[count : self._count]
-        self._count = rest
-        return count
+        held = self._buffer
+        moved = 0
+        limit_ms = self._timeout_ms
+        while True:
+            if self._count < wanted - moved:
+                self._fill()
+            begun = time.ticks_ms()
+            while not self._count and time.ticks_diff(time.ticks_ms(), begun) < limit_ms:
+                time.sleep_ms(1)
+                self._fill()
+            count = min(wanted - moved, self._count)
+            # byte by byte: slices would take memory that the real driver does not
+            for index in range(count):
+                buffer[moved + index] = held[index]
+            self._count -= count
+            for index in range(self._count):
+                held[index] = held[count + index]
+            moved += count
+            limit_ms = self._timeout_char_ms
+            if not count or moved == wanted or not limit_ms:
+                return moved or None
 
     def read(self, nbytes=256):
         """Up to `nbytes` as bytes, or None."""
@@ -99,16 +122,22 @@ class Uart:
         count = self.readinto(buffer)
         return bytes(buffer[:count]) if count else None
 
+    def _left_us(self):
+        """Time until the last bit has left, in microseconds."""
+        elapsed_us = time.ticks_diff(time.ticks_us(), self._sent_at_us)
+        # negative: the ticks have wrapped since, so it was long ago
+        return max(0, self._sending_us - elapsed_us) if elapsed_us >= 0 else 0
+
     def write(self, buffer):
         """Start to send; returns the number of bytes."""
         count = os.write(self._file, buffer) if _CPYTHON else self._file.write(buffer)
+        self._sending_us = self._left_us() + (count or 0) * self._char_us
         self._sent_at_us = time.ticks_us()
-        self._sending_us = count * self._char_us
         return count
 
     def txdone(self):
         """Whether the last bit has left."""
-        return time.ticks_diff(time.ticks_us(), self._sent_at_us) >= self._sending_us
+        return not self._left_us()
 
     def flush(self):
         """Wait until the last bit has left."""
@@ -116,6 +145,7 @@ class Uart:
             time.sleep_us(100)
 
     def close(self):
+        """Give the port back."""
         if _CPYTHON:
             os.close(self._file)
         else:

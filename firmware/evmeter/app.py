@@ -11,8 +11,10 @@ from drivers.modbus_rtu import ModbusRtu
 from evmeter import VERSION
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ledger import Ledger, account
+from evmeter.ledger.ocmf import quantise
 from evmeter.ledger.segments import SegmentStore
 from evmeter.metering.gate import Gate
+from evmeter.metering.intervals import LENGTH_S, LONG_S, Intervals
 from evmeter.metering.poll import MeterPoll
 from evmeter.monitoring import alarms as codes
 from evmeter.monitoring.alarms import Alarms
@@ -29,6 +31,7 @@ _WINDOW_MS = const(50)
 _HOUSEKEEPING_MS = const(1000)
 _METER_LOST_MS = const(10000)
 _CURSOR_EVERY = const(10)  # seconds
+_THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
 
 
 class StartError(Exception):
@@ -72,7 +75,10 @@ class App:
         self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
                              self.monitor, self.signer.key_id if self.signer else "")
         self.keeper.on_change = self.uplink.status_changed
-        self.poll.on_event = self.keeper.meter_event
+        self.poll.on_event = self._on_meter_event
+        interval_mwh = self.journal.interval_mwh
+        self.intervals = Intervals(interval_mwh if interval_mwh >= 0 else None)
+        self.poll.on_reading = self._on_reading
         self.alarms.on_change = self.uplink.status_changed
 
     def _set_clock(self):
@@ -147,6 +153,25 @@ class App:
             self.supervisor.check_in("pilot")
             await asyncio.sleep_ms(_WINDOW_MS)
 
+    def _on_reading(self, reading):
+        """Each believed reading, as soon as it is there."""
+        clock = self.clock
+        self.intervals.reading(
+            quantise(reading.import_mwh, self.poll.step_mwh), reading.power_mw, reading.mono_ms,
+            clock.unix_ms_at(reading.mono_ms) // 1000, clock.quality != "U")
+
+    def _on_meter_event(self, name, fields):
+        jump_mwh = self.keeper.meter_event(name, fields)
+        self.intervals.rebase(jump_mwh)
+
+    async def _write_interval(self):
+        journal = self.journal
+        intervals = self.intervals
+        intervals.length_s = LONG_S if journal.free_percent() < _THIN_PERCENT else LENGTH_S
+        if intervals.closed:
+            await self.ledger.interval(intervals.closed)
+            intervals.written()
+
     async def _keep_house(self):
         round_ = 0
         while True:
@@ -154,8 +179,10 @@ class App:
             round_ += 1
             self._watch_meter()
             self.keeper.keep_in_ram()
-            if self.journal.ready and round_ % _CURSOR_EVERY == 0:
-                await self.ledger.save_cursor()
+            if self.journal.ready:
+                await self._write_interval()
+                if round_ % _CURSOR_EVERY == 0:
+                    await self.ledger.save_cursor()
 
     def _watch_meter(self):
         poll, now_ms = self.poll, self.clock.mono_ms()

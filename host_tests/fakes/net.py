@@ -1,10 +1,13 @@
 """Sockets with the ESP32's manners where these are the worse ones, and a broker in memory.
 
 `setblocking(True)` would wait for ever on the ESP32, so that calling it is an error here. A write
-takes part of the data; a read without data gives None (or EAGAIN, as CPython's sockets do).
+takes part of the data; a read without data, or a write without room, gives None (or EAGAIN, as
+CPython's sockets do). A reset comes at the byte that the test names, as the ESP32's ETIMEDOUT.
 """
 
 import errno
+
+ESP32_ETIMEDOUT = 116  # 110 on Linux
 
 
 class FakeSocket:
@@ -17,6 +20,14 @@ class FakeSocket:
         self.eof = False
         self.most_at_once = 7
         self.raises_again = False
+        self.stuck = False
+        self.dies_after = None  # bytes written before the connection breaks
+        self.written = 0
+        self.offers = []  # length of each write that was tried
+
+    def _again(self):
+        if self.raises_again:
+            raise OSError(errno.EAGAIN)
 
     def setblocking(self, flag):
         if flag:
@@ -38,17 +49,26 @@ class FakeSocket:
     def write(self, data):
         if self.closed:
             raise OSError(errno.ECONNRESET)
+        self.offers.append(len(data))
+        if self.stuck:
+            return self._again()
         taken = bytes(data[: self.most_at_once])
+        if self.dies_after is not None:
+            if self.written >= self.dies_after:
+                raise OSError(ESP32_ETIMEDOUT)
+            taken = taken[: self.dies_after - self.written]
+        self.written += len(taken)
         self._broker.received(self, taken)
         return len(taken)
+
+    def recv(self, count):
+        raise OSError(errno.ECONNREFUSED)
 
     def readinto(self, buffer):
         if not self.incoming:
             if self.eof:
                 return 0
-            if self.raises_again:
-                raise OSError(errno.EAGAIN)
-            return None
+            return self._again()
         count = min(len(buffer), len(self.incoming), self.most_at_once)
         buffer[:count] = self.incoming[:count]
         self.incoming = self.incoming[count:]
@@ -59,17 +79,28 @@ class FakeSocket:
 
 
 class FakeSockets:
-    """The module `socket` for a Link; `poller` stands for select.poll."""
+    """The module `socket` for a Link; `prepare(sock)` changes each new socket's manners."""
 
-    def __init__(self, broker):
+    AF_INET = 2
+    SOCK_STREAM = 1
+    TCP_NODELAY = 1
+
+    def __init__(self, broker, prepare=None):
         self._broker = broker
+        self._prepare = prepare
         self.last = None
+        self.asked = []
 
     def socket(self):
         self.last = FakeSocket(self._broker)
+        if self._prepare:
+            self._prepare(self.last)
         return self.last
 
-    def getaddrinfo(self, host, port):
+    def getaddrinfo(self, host, port, family, kind):
+        if not host.strip("0123456789.") == "":
+            raise OSError(-2)
+        self.asked.append(host)
         return [(2, 1, 0, "", (host, port))]
 
 
@@ -157,10 +188,24 @@ class FakeBroker:
 
 
 class FakePoller:
-    """select.poll of a socket that is always writable."""
+    """select.poll of a socket that is writable at once."""
+
+    events = 4  # POLLOUT
 
     def register(self, sock, flags):
         return None
 
     def poll(self, timeout):
-        return [(1, 4)]
+        return [(1, self.events)] if self.events else []
+
+
+class RefusedPoller(FakePoller):
+    """... whose connection was refused."""
+
+    events = 4 | 8 | 16  # and POLLERR, POLLHUP
+
+
+class SilentPoller(FakePoller):
+    """... whose peer does not answer."""
+
+    events = 0

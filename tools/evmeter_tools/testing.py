@@ -77,6 +77,7 @@ def _cpython(counts, only):
 
 
 def _one(name):
+    """Run one file; returns (name, exit code, standard output, standard error, seconds)."""
     env = dict(os.environ, MICROPYPATH=micropython_path(_TESTS))
     begun = time.monotonic()
     try:
@@ -84,10 +85,23 @@ def _one(name):
             [str(micropython()), "-X", "heapsize=" + _HEAP, str(_TESTS / "run_micropython.py"),
              name], env=env, cwd=ROOT, capture_output=True, text=True, check=False,
             timeout=_TIMEOUT_S)
-        output, code = done.stdout + done.stderr, done.returncode
+        result = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired:
-        output, code = "no end within %d s" % _TIMEOUT_S, 1
-    return name, code, output, time.monotonic() - begun
+        result = 1, "", "no end within %d s" % _TIMEOUT_S
+    return name, *result, time.monotonic() - begun
+
+
+def judge(counts, code, output):
+    """Count one file's run by its exit code and its closing line; returns (good, that line).
+
+    A run that did not come to its closing line, or failed outside a test, is one failure.
+    """
+    last = _last_line(output)
+    failed = counts.failed
+    told = counts.add(last)
+    if not told or (code and counts.failed == failed):
+        counts.failed += 1
+    return counts.failed == failed, last if told else "did not end"
 
 
 def _micropython(counts, only):
@@ -98,14 +112,11 @@ def _micropython(counts, only):
     print("MicroPython, one process a file, heap %s:" % _HEAP, flush=True)
     names = [name for name in shared_tests() if not only or only in name]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for name, code, output, seconds in pool.map(_one, names):
-            last = _last_line(output)
-            good = counts.add(last)
-            if code and (not good or " 0 failed" in last):
-                counts.failed += 1
-            print("  %-42s %s (%d s)" % (name, last if good else "FAILED", seconds), flush=True)
-            if code:
-                print(output, flush=True)
+        for name, code, output, errors, seconds in pool.map(_one, names):
+            good, words = judge(counts, code, output)
+            print("  %-42s %s (%d s)" % (name, words, seconds), flush=True)
+            if not good:
+                print(output + errors, flush=True)
 
 
 def selftest(

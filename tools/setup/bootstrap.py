@@ -8,11 +8,11 @@ is told in one line each and written to build/setup.json; with --require it is a
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tarfile
@@ -34,7 +34,9 @@ _MOSQUITTO = ("mosquitto", "libmosquitto1", "libdlt2", "libcjson1", "libwrap0", 
               "libssl3", "libssl3t64", "libsystemd0", "libnsl2", "libtirpc3", "libtirpc3t64",
               "libwebsockets17", "libwebsockets19t64")
 _LEAST_MICROPYTHON = (1, 25)
-_PROBE = ("import sys\nfrom vfs import VfsLfs2\nimport asyncio\n"
+# what the host board and the uplink need of it
+_PROBE = ("import sys, asyncio, hashlib, os, socket\nfrom vfs import VfsLfs2\n"
+          "hashlib.sha256(os.urandom(1))\n"
           "print('%d %d' % sys.implementation.version[:2])\n")
 # sdists from PyPI that pip cannot install: they have no setup.py
 _DEVICE_PACKAGES = (
@@ -60,30 +62,36 @@ def _run(command, **more):
     done = subprocess.run(command, check=False, capture_output=True, text=True, **more)
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        wrong = [line for line in lines if "error" in line.lower()] or lines or ["no output"]
+        wrong = [line for line in lines if line.lower().startswith(("error", "npm err"))]
+        wrong += [line for line in lines if "error" in line.lower()] or lines or ["no output"]
         raise SetupError("%s: %s" % (Path(command[0]).name, wrong[0].strip()))
     return done.stdout
 
 
 def _script(name, text):
+    """Write build/bin/<name>; one that another process is just starting is not touched."""
     BIN.mkdir(parents=True, exist_ok=True)
     path = BIN / name
-    path.write_text("#!/bin/sh\n" + text)
-    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    text = '#!/bin/sh\nH="$(dirname "$(readlink -f "$0")")"\n' + text
+    if not path.exists() or path.read_text() != text:
+        new = BIN / (name + ".new")
+        new.write_text(text)
+        new.chmod(0o755)
+        new.replace(path)
     return path
 
 
 def _step(title, function):
-    """Run a step; returns (value, reason why it failed or "")."""
+    """Run a step; returns (where it is, version, "") or (None, "", reason why it failed)."""
     begun = time.monotonic()
-    print("%-36s" % title, end="", flush=True)
+    print("%-28s" % title, end="", flush=True)
     try:
-        value, words = function()
+        where, version, words = function()
     except (SetupError, debian.FetchError, OSError) as error:
         print("missing: %s" % error)
-        return None, str(error)
-    print("%s (%d s)" % (words, time.monotonic() - begun))
-    return value, ""
+        return None, "", str(error)
+    print("%-14s %s (%.1f s)" % (version, words, time.monotonic() - begun))
+    return str(where), version, ""
 
 
 # -- Python --
@@ -119,9 +127,8 @@ def python_packages():
         (packages / "evmeter-tools.pth").write_text("%s\n" % (ROOT / "tools"))
         stamp.write_text(wanted)
         words = "installed"
-    _script("evmeter",
-            'exec "$(dirname "$0")/../venv/bin/python" -m evmeter_tools.cli "$@"\n')
-    return str(VENV), words
+    _script("evmeter", 'exec "$H/../venv/bin/python" -m evmeter_tools.cli "$@"\n')
+    return VENV, "Python %d.%d.%d" % sys.version_info[:3], words
 
 
 # -- MicroPython --
@@ -138,56 +145,72 @@ def _micropython_version(program):
         return None
 
 
-def _outside(name):
-    """A program in PATH that is not our own wrapper."""
-    for folder in os.environ.get("PATH", "").split(os.pathsep) + ["/usr/sbin"]:
-        found = Path(folder or ".") / name
-        if found.parent.resolve() != BIN.resolve() and os.access(found, os.X_OK):
-            return found.resolve()
-    return None
+def _in_path(name):
+    """Programs of that name in PATH that are not our own wrapper."""
+    for folder in [*os.environ.get("PATH", "").split(os.pathsep), "/usr/sbin"]:
+        found = Path(folder or ".").absolute() / name
+        if (found.is_file() and os.access(found, os.X_OK)
+                and found.parent.resolve() != BIN.resolve()):
+            yield found
+
+
+def _program(name, wanted, version_of, fetched, fetch):
+    """A program at build/bin/<name>, from PATH or fetched; what a step returns.
+
+    `wanted` says what is looked for; `version_of(program)` is its version or "" where it will not
+    do; `fetched(folder)` writes the wrapper of the unpacked one and returns its version or "";
+    `fetch(folder)` unpacks it.
+    """
+    variable = "EVMETER_" + name.upper()
+    way = os.environ.get(variable, "")
+    folder = BUILD / name
+    try:
+        if way not in ("", "path", "fetch", "none"):
+            raise SetupError("%s=%s: allowed: path, fetch, none" % (variable, way))
+        if way == "none":
+            raise SetupError("switched off by %s=none" % variable)
+        for program in _in_path(name) if way != "fetch" else ():
+            version = version_of(program)
+            if version:
+                return _script(name, 'exec "%s" "$@"\n' % program), version, "from PATH"
+        if way == "path":
+            raise SetupError("PATH has no " + wanted)
+        words = "in place"
+        version = fetched(folder)
+        if not version:
+            fetch(folder)
+            version, words = fetched(folder), "fetched"
+        if not version:
+            raise SetupError("the fetched %s does not run" % name)
+        return BIN / name, version, words
+    except (SetupError, debian.FetchError):
+        (BIN / name).unlink(missing_ok=True)
+        raise
 
 
 def _good_micropython(program):
-    version = _micropython_version(program) if program else None
-    return version if version and version >= _LEAST_MICROPYTHON else None
+    version = _micropython_version(program)
+    return "%d.%d" % version if version and version >= _LEAST_MICROPYTHON else ""
 
 
 def micropython():
     """MicroPython 1.25 or newer at build/bin/micropython."""
-    way = os.environ.get("EVMETER_MICROPYTHON", "")
-    wrapper = BIN / "micropython"
-    folder = BUILD / "micropython"
-    if way == "none":
-        wrapper.unlink(missing_ok=True)
-        raise SetupError("switched off by EVMETER_MICROPYTHON=none")
-    program = None if way == "fetch" else _outside("micropython")
-    version = _good_micropython(program)
-    if version:
-        _script("micropython", 'exec "%s" "$@"\n' % program)
-        return str(wrapper), "%d.%d from PATH" % version
-    if way == "path":
-        raise SetupError("PATH has no MicroPython of 1.25 or newer")
-    words = "in place"
-    if not folder.exists() or not _fetched_micropython(folder):
-        debian.fetch(_MICROPYTHON_SUITE, _MICROPYTHON, folder, ("micropython", "libc6"))
-        words = "fetched"
-    version = _fetched_micropython(folder)
-    if not version:
-        raise SetupError("the fetched MicroPython does not run")
-    return str(wrapper), "%d.%d %s" % (*version, words)
+    return _program(
+        "micropython", "MicroPython of 1.25 or newer", _good_micropython, _fetched_micropython,
+        lambda folder: debian.fetch(_MICROPYTHON_SUITE, _MICROPYTHON, folder,
+                                    ("micropython", "libc6")))
 
 
 def _fetched_micropython(folder):
-    library = "usr/lib/" + debian.triplet()
-    loaders = sorted((folder / library).glob("ld-linux*.so.*"))
-    if not loaders:
-        return None
-    wrapper = _script(
+    loader = debian.loader(folder)
+    if not loader:
+        return ""
+    library = loader.parent.relative_to(folder)
+    return _good_micropython(_script(
         "micropython",
-        'R="$(dirname "$(readlink -f "$0")")/../micropython"\n'
+        'R="$H/../micropython"\n'
         'exec "$R/%s/%s" --library-path "$R/%s" "$R/usr/bin/micropython" "$@"\n'
-        % (library, loaders[0].name, library))
-    return _micropython_version(wrapper)
+        % (library, loader.name, library)))
 
 
 def device_packages():
@@ -195,8 +218,9 @@ def device_packages():
     target = BUILD / "upy-lib"
     stamp = target / "evmeter.stamp"
     wanted = _sha256(*_DEVICE_PACKAGES, "a folder each")
+    versions = ", ".join(package[1] for package in _DEVICE_PACKAGES)
     if stamp.exists() and stamp.read_text() == wanted:
-        return str(target), "in place"
+        return target, versions, "in place"
     shutil.rmtree(target, ignore_errors=True)
     downloads = BUILD / "downloads"
     for name, version, package, digest in _DEVICE_PACKAGES:
@@ -218,12 +242,12 @@ def device_packages():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(tar.extractfile(member).read())
     stamp.write_text(wanted)
-    return str(target), "unpacked"
+    return target, versions, "unpacked"
 
 
 # -- mosquitto --
 
-def _runs_mosquitto(program):
+def _mosquitto_version(program):
     try:
         done = subprocess.run([str(program), "-h"], capture_output=True, text=True, check=False,
                               timeout=20)
@@ -235,38 +259,21 @@ def _runs_mosquitto(program):
 
 def mosquitto():
     """mosquitto at build/bin/mosquitto."""
-    way = os.environ.get("EVMETER_MOSQUITTO", "")
-    wrapper = BIN / "mosquitto"
-    folder = BUILD / "mosquitto"
-    if way == "none":
-        wrapper.unlink(missing_ok=True)
-        raise SetupError("switched off by EVMETER_MOSQUITTO=none")
-    program = None if way == "fetch" else _outside("mosquitto")
-    version = _runs_mosquitto(program) if program else ""
-    if version:
-        _script("mosquitto", 'exec "%s" "$@"\n' % program)
-        return str(wrapper), "%s from PATH" % version
-    if way == "path":
-        raise SetupError("PATH has no mosquitto")
-    words = "in place"
-    if not folder.exists() or not _fetched_mosquitto(folder):
-        debian.fetch(debian.codename(), _MOSQUITTO, folder, ("mosquitto",))
-        words = "fetched"
-    version = _fetched_mosquitto(folder)
-    if not version:
-        raise SetupError("the fetched mosquitto does not run")
-    return str(wrapper), "%s %s" % (version, words)
+    return _program(
+        "mosquitto", "mosquitto", _mosquitto_version, _fetched_mosquitto,
+        lambda folder: debian.fetch(debian.codename(), _MOSQUITTO, folder, ("mosquitto",)))
 
 
 def _fetched_mosquitto(folder):
     if not (folder / "usr/sbin/mosquitto").exists():
         return ""
-    triplet = debian.triplet()
-    return _runs_mosquitto(_script(
+    libraries = [path.relative_to(folder) for pattern in ("usr/lib/*-linux-*", "lib/*-linux-*")
+                 for path in sorted(folder.glob(pattern))]
+    return _mosquitto_version(_script(
         "mosquitto",
-        'R="$(dirname "$(readlink -f "$0")")/../mosquitto"\n'
-        'export LD_LIBRARY_PATH="$R/usr/lib/%s:$R/lib/%s"\n'
-        'exec "$R/usr/sbin/mosquitto" "$@"\n' % (triplet, triplet)))
+        'R="$H/../mosquitto"\n'
+        'export LD_LIBRARY_PATH="%s"\n'
+        'exec "$R/usr/sbin/mosquitto" "$@"\n' % ":".join("$R/%s" % path for path in libraries)))
 
 
 # -- verifiers that are not ours --
@@ -274,7 +281,7 @@ def _fetched_mosquitto(folder):
 def pyocmf():
     """pyocmf, installed with the Python packages."""
     version = _python("-c", "import importlib.metadata as m, pyocmf; print(m.version('pyocmf'))")
-    return version.strip(), version.strip()
+    return VENV, version.strip(), "in place"
 
 
 def node_ocmf():
@@ -285,15 +292,16 @@ def node_ocmf():
     stamp = folder / "evmeter.stamp"
     inputs = [HERE / name for name in ("package.json", "package-lock.json", ".npmrc")]
     wanted = _sha256(*inputs)
+    version = json.loads((HERE / "package.json").read_text())["dependencies"]["@road-labs/ocmf"]
     if stamp.exists() and stamp.read_text() == wanted:
-        return str(folder), "in place"
+        return folder, version, "in place"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in inputs:
         shutil.copy(path, folder)
-    _run(["npm", "ci", "--silent"], cwd=folder)
+    _run(["npm", "ci", "--loglevel=error"], cwd=folder)
     stamp.write_text(wanted)
-    return str(folder), "installed"
+    return folder, version, "installed"
 
 
 _STEPS = (
@@ -306,6 +314,31 @@ _STEPS = (
 _OPTIONAL_WITHOUT_NODE = "node-ocmf"
 
 
+def _fail(reason):
+    print("setup: " + reason, file=sys.stderr)
+    sys.exit(2)
+
+
+def _set_up(required):
+    _, _, reason = _step("Python packages", python_packages)
+    if reason:
+        _fail("the Python packages cannot be installed: %s" % reason)
+    result = {"found": {}, "versions": {}, "missing": {}}
+    for name, title, function in _STEPS:
+        where, version, reason = _step(title, function)
+        if reason:
+            result["missing"][name] = reason
+        else:
+            result["found"][name] = where
+            result["versions"][name] = version
+    (BUILD / "setup.json").write_text(json.dumps(result, indent=1) + "\n")
+    if not shutil.which("node"):
+        required = [name for name in required if name != _OPTIONAL_WITHOUT_NODE]
+    for name in ("upy-lib", *required):
+        if name in result["missing"]:
+            _fail("%s is missing: %s" % (name, result["missing"][name]))
+
+
 def main():
     """Run all steps; exit code 2 where something needed is missing."""
     parser = argparse.ArgumentParser(description="set up build/")
@@ -316,27 +349,11 @@ def main():
         if name not in names:
             parser.error("--require %s: allowed: %s" % (name, ", ".join(names)))
     if sys.version_info < (3, 11):
-        sys.exit("setup: Python 3.11 or newer is needed, this is %s" % sys.version.split()[0])
+        _fail("Python 3.11 or newer is needed, this is %s" % sys.version.split()[0])
     BUILD.mkdir(exist_ok=True)
-    _, reason = _step("Python packages", python_packages)
-    if reason:
-        print("setup: the Python packages cannot be installed: %s" % reason, file=sys.stderr)
-        sys.exit(2)
-    found, missing = {}, {}
-    for name, title, function in _STEPS:
-        value, reason = _step(title, function)
-        if reason:
-            missing[name] = reason
-        else:
-            found[name] = value
-    (BUILD / "setup.json").write_text(json.dumps({"found": found, "missing": missing}, indent=1))
-    if not shutil.which("node") and _OPTIONAL_WITHOUT_NODE in required:
-        required.remove(_OPTIONAL_WITHOUT_NODE)
-    needed = {"upy-lib": "needed by the firmware", **dict.fromkeys(required, "required")}
-    for name in needed:
-        if name in missing:
-            print("setup: %s is missing: %s" % (name, missing[name]), file=sys.stderr)
-            sys.exit(2)
+    with (BUILD / "setup.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two at once the second finds everything in place
+        _set_up(required)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ _HEADER = "<HHIB16s"
 _HEADER_BYTES = const(25)
 _OVERHEAD = const(29)
 MAX_PAYLOAD = const(2560)
-# next sequence, pagination, sequence of the open session's begin record (0: none), last register
-# that a record or event accounts for (mWh, -1: none), head hash, hash of the last OCMF record
-_HEAD = "<IIIq16s16s"
+# next sequence, page, open_seq, mark_mwh, interval_mwh, head hash, record hash; then a CRC-32
+_HEAD = "<IIIqq16s16s"
 _HEAD_KEY = "head"
-_HEAD_BYTES = const(56)
+_HEAD_BYTES = const(64)
+_CRC_AT = const(60)
 _NO_HASH = bytes(16)
 
 
@@ -40,9 +40,11 @@ class JournalError(Exception):
 class Journal:
     """The journal over a store (segments.py) with its head in the second store (`nvs`).
 
-    `account(type, payload)` gives what a frame changes in the head beside the sequence, as a tuple
-    (pagination, open begin sequence or None for the frame's own, register mWh or None, record hash
-    or None); it is called only to take over one frame that the second store has not heard of.
+    Beside the sequence the head holds `page` (pagination of the newest record), `open_seq` (begin
+    record of the open session, 0: none), `mark_mwh` (register up to which energy is accounted for,
+    -1: none), `interval_mwh` (register at which the newest interval ended, -1: none) and
+    `record_hash`. `account(type, payload)` gives what of these a frame changes, as a dict; it is
+    called only to take over a frame that the second store has not heard of.
     """
 
     def __init__(self, store, nvs, account):
@@ -60,6 +62,7 @@ class Journal:
         self.page = 0
         self.open_seq = 0
         self.mark_mwh = -1
+        self.interval_mwh = -1
         self.hash = _NO_HASH
         self.record_hash = _NO_HASH
         self.cursor = 0
@@ -117,20 +120,20 @@ class Journal:
                 return False
         except OSError:
             return False
-        crc = binascii.crc32(memoryview(self._head)[:52]) & 0xFFFFFFFF
-        if crc.to_bytes(4, "little") != bytes(self._head[52:]):
+        crc = binascii.crc32(memoryview(self._head)[:_CRC_AT]) & 0xFFFFFFFF
+        if crc.to_bytes(4, "little") != bytes(self._head[_CRC_AT:]):
             self.faults.append("second store damaged")
             return False
-        (self.next_seq, self.page, self.open_seq, self.mark_mwh, self.hash,
+        (self.next_seq, self.page, self.open_seq, self.mark_mwh, self.interval_mwh, self.hash,
          self.record_hash) = struct.unpack_from(_HEAD, self._head)
         return True
 
     def _save_head(self):
         head = self._head
         struct.pack_into(_HEAD, head, 0, self.next_seq, self.page, self.open_seq, self.mark_mwh,
-                         self.hash, self.record_hash)
-        crc = binascii.crc32(memoryview(head)[:52]) & 0xFFFFFFFF
-        head[52:] = crc.to_bytes(4, "little")
+                         self.interval_mwh, self.hash, self.record_hash)
+        crc = binascii.crc32(memoryview(head)[:_CRC_AT]) & 0xFFFFFFFF
+        head[_CRC_AT:] = crc.to_bytes(4, "little")
         self._nvs.set_blob(_HEAD_KEY, head)
         self._nvs.commit()
 
@@ -184,26 +187,22 @@ class Journal:
         """Let the head follow a frame that is on flash, but not in the second store."""
         self._load(segment, offset)
         payload = bytes(memoryview(self._frame)[_HEADER_BYTES : _HEADER_BYTES + length])
-        page, open_seq, mark_mwh, record_hash = self._account(kind, payload)
-        if page is not None:
-            self.page = max(page, self.page)
-        if open_seq is not None:
-            self.open_seq = open_seq
-        if mark_mwh is not None:
-            self.mark_mwh = mark_mwh
-        if record_hash is not None:
-            self.record_hash = record_hash
+        self._change(self._account(kind, payload))
+
+    def _change(self, head):
+        for name in head:
+            setattr(self, name, head[name])
 
     def _advance(self, seq, digest):
         self.next_seq = seq + 1
         self.hash = digest
         self._save_head()
 
-    def append(self, kind, payload, page=None, open_seq=None, mark_mwh=None, record_hash=None):
+    def append(self, kind, payload, **head):
         """Make `payload` durable as frame `next_seq`; returns its sequence number.
 
-        The other arguments are what the frame changes in the head. Raises JournalError when the
-        frame is not on flash; then nothing has changed and the number was not used.
+        `head` is what the frame changes there. Raises JournalError when the frame is not on flash;
+        then nothing has changed and the number was not used.
         """
         length = len(payload)
         if not self.ready:
@@ -222,14 +221,7 @@ class Journal:
             self._store.append(seq, frame, end + 4)
         except StoreError as error:
             raise JournalError(str(error)) from None
-        if page is not None:
-            self.page = page
-        if open_seq is not None:
-            self.open_seq = open_seq
-        if mark_mwh is not None:
-            self.mark_mwh = mark_mwh
-        if record_hash is not None:
-            self.record_hash = record_hash
+        self._change(head)
         self._advance(seq, self._digest(length))
         return seq
 

@@ -13,15 +13,22 @@ from evmeter.ledger import ocmf
 
 
 def account(kind, payload):
-    """What a frame found on flash changes in the journal's head: (pagination, open begin sequence,
-    register mWh, record hash), None where it changes nothing."""
+    """What a frame found on flash changes in the journal's head (Journal.append), as a dict."""
     message = json.loads(payload)
-    if kind != frames.REC:
-        return None, None, message.get("reg_mwh"), None
-    text = message["ocmf"]
-    open_seq = {"begin": message["seq"], "complete": 0}.get(message["kind"])
-    record_hash = hashlib.sha256(ocmf.signed_part(text)).digest()[:16]
-    return ocmf.pagination(text), open_seq, message.get("reg_mwh"), record_hash
+    head = {}
+    if "reg_mwh" in message:
+        head["mark_mwh"] = message["reg_mwh"]
+    if kind == frames.IVL:
+        head["interval_mwh"] = message["e_mwh"] + message["d_mwh"]
+    if kind == frames.REC:
+        text = message["ocmf"]
+        head["page"] = ocmf.pagination(text)
+        head["record_hash"] = hashlib.sha256(ocmf.signed_part(text)).digest()[:16]
+        if message["kind"] == "begin":
+            head["open_seq"] = message["seq"]
+        elif message["kind"] == "complete":
+            head["open_seq"] = 0
+    return head
 
 
 class Ledger:
@@ -73,11 +80,22 @@ class Ledger:
         """
         async with self._lock:
             fields["ev"] = name
+            head = {}
             if mark_mwh is not None:
-                fields["reg_mwh"] = mark_mwh
+                fields["reg_mwh"] = head["mark_mwh"] = mark_mwh
             payload = self._message(fields, sid, self._clock.unix_ms_at(at_mono_ms),
                                     self._clock.quality)
-            return await self._append(frames.EVT, payload, mark_mwh=mark_mwh)
+            return await self._append(frames.EVT, payload, **head)
+
+    async def interval(self, closed):
+        """Append an interval as metering/intervals.py closes it. Raises JournalError."""
+        start_s, length_s, start_mwh, energy_mwh, peak_mw, quality = closed
+        async with self._lock:
+            unix_ms, clock = self._clock.now()
+            payload = self._message({
+                "t0": start_s, "len": length_s, "e_mwh": start_mwh, "d_mwh": energy_mwh,
+                "p_max_mw": peak_mw, "q": quality}, "", unix_ms, clock)
+            await self._append(frames.IVL, payload, interval_mwh=start_mwh + energy_mwh)
 
     async def begin(self, reading, device_id):
         """Sign and append the begin record over one reading (TX=B); returns (sequence number,
@@ -86,7 +104,7 @@ class Ledger:
             page = self._journal.page + 1
             sid = "%s-%06d" % (device_id, page)
             seq = self._journal.next_seq
-            await self._record("begin", page, sid, (reading,), [], seq, None)
+            await self._record("begin", page, sid, (reading,), [], {"open_seq": seq})
             return seq, page, sid
 
     async def complete(self, sid, readings, gap_mwh, billable):
@@ -97,9 +115,9 @@ class Ledger:
             vendor.append(("ZG", gap_mwh))
         async with self._lock:
             return await self._record("complete", self._journal.page + 1, sid, readings, vendor,
-                                      0, readings[-1][3])
+                                      {"open_seq": 0, "mark_mwh": readings[-1][3]})
 
-    async def _record(self, kind, page, sid, readings, vendor, open_seq, mark_mwh):
+    async def _record(self, kind, page, sid, readings, vendor, head):
         journal = self._journal
         previous = binascii.hexlify(journal.record_hash).decode()
         fields, step_mwh, serial_source = self._identity()
@@ -109,12 +127,11 @@ class Ledger:
         text = ocmf.envelope(signed, await self._signer.sign(digest))
         unix_ms, quality, _, begin_mwh, _, _ = readings[0]
         message = {"kind": kind, "ocmf": text, "begin_mwh": begin_mwh, "begin_ms": unix_ms}
-        if mark_mwh is not None:
-            message["reg_mwh"] = mark_mwh
+        if "mark_mwh" in head:
+            message["reg_mwh"] = head["mark_mwh"]
             unix_ms, quality = readings[-1][:2]
         payload = self._message(message, sid, unix_ms, quality)
-        return await self._append(frames.REC, payload, page=page, open_seq=open_seq,
-                                  mark_mwh=mark_mwh, record_hash=digest[:16])
+        return await self._append(frames.REC, payload, page=page, record_hash=digest[:16], **head)
 
     async def save(self, name, body):
         """Replace a checkpoint whole. Raises JournalError."""

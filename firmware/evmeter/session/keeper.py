@@ -17,6 +17,7 @@ _PROMPT_MS = const(2000)  # a reading later than this after the edge is said to 
 _BILLABLE_STEPS = const(100)
 _LEAST_FREE_PERCENT = const(10)
 _MOST_QUEUED = const(64)
+_METER_KEY = "meter"
 
 
 class SessionKeeper:
@@ -36,6 +37,8 @@ class SessionKeeper:
         self._permit = board.permit
         self._step_mwh = meter.step_mwh
         self._queue = []
+        self._meter_events = []
+        self._jump_mwh = 0  # jumps of the register since the mark, outside of sessions
         self._saved_ms = 0
         self._started_ms = 0
         self.machine = rules.SessionMachine(config["session"]["finished_after_s"] * 1000)
@@ -69,12 +72,32 @@ class SessionKeeper:
             self._queue.append((rules.FINISHED, mono_ms))
 
     def meter_event(self, name, fields):
-        """The meter's register goes on from elsewhere: an event, and an open session whose energy
-        is no longer known cannot be billed."""
-        if fields["diff_mwh"] is None and self.session:
-            self.session.spoiled = fields["cause"]
-        if len(self._queue) < _MOST_QUEUED:
-            self._queue.append((name, self._clock.mono_ms(), fields))
+        """The meter's register goes on from elsewhere (MeterPoll.on_event). A session with that
+        inside it cannot be billed: its registers do not tell its energy. Returns the jump in mWh,
+        which is no energy; a rollover's own energy is not part of it."""
+        old_mwh = quantise(fields["old_mwh"], self._step_mwh)
+        jump_mwh = quantise(fields["new_mwh"], self._step_mwh) - old_mwh
+        if fields["diff_mwh"] is not None:
+            jump_mwh -= quantise(fields["diff_mwh"], self._step_mwh)
+        fields["jump_mwh"] = jump_mwh
+        if self.session:
+            self._spoil(fields["cause"], jump_mwh)
+        else:
+            self._jump_mwh += jump_mwh
+        self._meter_events.append((name, self._clock.mono_ms(), fields))
+        return jump_mwh
+
+    def _spoil(self, cause, jump_mwh):
+        session = self.session
+        session.spoiled = cause
+        session.jump_mwh += jump_mwh
+        session.last_mwh += jump_mwh
+
+    async def _tell_meter_events(self):
+        """Write what happened to the meter before anything that builds on its register."""
+        while self._meter_events:
+            await self._event(*self._meter_events[0])
+            self._meter_events.pop(0)
 
     def _changed(self):
         if self.on_change:
@@ -89,20 +112,18 @@ class SessionKeeper:
             self.booted = True
         while True:
             while self._queue:
-                entry = self._queue[0]
-                if len(entry) > 2:
-                    mark_mwh = quantise(entry[2]["new_mwh"], self._step_mwh)
-                    await self._event(*entry, mark_mwh=None if self.session else mark_mwh)
-                else:
-                    await self._handle(entry[0], entry[1])
+                await self._tell_meter_events()
+                what, at_ms = self._queue[0]
+                await self._handle(what, at_ms)
                 self._queue.pop(0)
+            await self._tell_meter_events()
             await self._wait(_RETRY_MS)
             if not self._queue:
                 await self._idle()
 
     async def _wait(self, timeout_ms):
         deadline_ms = self._clock.mono_ms() + timeout_ms
-        while not self._queue and self._clock.mono_ms() < deadline_ms:
+        while not self._queue and not self._meter_events and self._clock.mono_ms() < deadline_ms:
             await self.pause(50)
             if self.session and self._checkpoint_due():
                 await self._checkpoint()
@@ -139,7 +160,7 @@ class SessionKeeper:
         register_mwh = self.register_mwh()
         if not self.session or register_mwh is None:
             return 0
-        return max(0, register_mwh - self.session.begin_mwh)
+        return max(0, register_mwh - self.session.begin_mwh - self.session.jump_mwh)
 
     def _event(self, name, at_ms, fields, mark_mwh=None):
         fields["e_mwh"] = self.energy_mwh()
@@ -148,7 +169,7 @@ class SessionKeeper:
     def _out_mwh(self, register_mwh):
         """Energy since the last accounted register that belongs to no session."""
         mark_mwh = self._journal.mark_mwh
-        return register_mwh - mark_mwh if mark_mwh >= 0 else 0
+        return register_mwh - mark_mwh - self._jump_mwh if mark_mwh >= 0 else 0
 
     # -- start --
 
@@ -175,8 +196,10 @@ class SessionKeeper:
         await self._checkpoint()
         begin_mwh = self.session.begin_mwh
         await self._event(rules.OPEN, at_ms, {"out_mwh": self._out_mwh(begin_mwh)}, begin_mwh)
+        self._jump_mwh = 0
 
     async def _begin(self, at_ms, mwh, letter, read_ms):
+        await self._tell_meter_events()
         late = read_ms - at_ms > _PROMPT_MS
         begin_mwh = quantise(mwh, self._step_mwh)
         session = Session()
@@ -236,6 +259,7 @@ class SessionKeeper:
             mwh, letter, read_ms = await self._meter.edge_reading()
             if mwh is not None:
                 self._alarms.clear(codes.METER)
+                await self._tell_meter_events()
                 return quantise(mwh, self._step_mwh), letter, read_ms
             self._alarms.raise_(codes.METER, codes.CRITICAL, "no end reading (%s)" % letter)
             await self.pause(_END_RETRY_MS)
@@ -250,7 +274,9 @@ class SessionKeeper:
 
     async def _complete(self, end_unix_ms, end_mwh, letter, tx, at_ms):
         session = self.session
-        energy_mwh = end_mwh - session.begin_mwh
+        energy_mwh = end_mwh - session.begin_mwh - session.jump_mwh
+        if session.spoiled and letter == "G":
+            letter = "O"
         billable = (letter == "G" and not session.spoiled and energy_mwh >= 0
                     and energy_mwh >= _BILLABLE_STEPS * self._step_mwh)
         readings = (
@@ -278,16 +304,40 @@ class SessionKeeper:
         session = self._stored_session() if self._journal.ready else None
         if not self._journal.ready:
             return
-        # With a session open, what flowed since its begin is the session's own.
-        mark_mwh = session.begin_mwh if session else register_mwh
-        if self._journal.mark_mwh > mark_mwh:
-            mark_mwh = self._journal.mark_mwh
         self.session = session
+        self._compare_meter(session, register_mwh)
+        mark_mwh = register_mwh
+        if session:
+            # What flowed since its begin is the session's own.
+            mark_mwh = session.begin_mwh
+            if self._jump_mwh:
+                self._spoil("meter goes on from elsewhere", self._jump_mwh)
+                self._jump_mwh = 0
+        await self._tell_meter_events()
         await self._ledger.event("boot", self.sid, now_ms, {
             "out_mwh": self._out_mwh(mark_mwh), "now_mwh": register_mwh,
             "cause": self._board.reset_cause, "faults": self._journal.faults}, mark_mwh)
+        self._jump_mwh = 0
         if session:
             await self._settle(session, register_mwh, now_ms)
+
+    def _compare_meter(self, session, register_mwh):
+        """Whether it is the meter of before the reboot; its register tells nothing of another."""
+        nvs = self._board.nvs
+        code = self._meter_code() & 0x7FFFFFFF  # the second store holds signed 32-bit numbers
+        try:
+            known = nvs.get_i32(_METER_KEY)
+        except OSError:
+            known = None
+        if known == code:
+            return
+        old_mwh = session.last_mwh if session else self._journal.mark_mwh
+        if known is not None and old_mwh >= 0:
+            self.meter_event("meter_rebase", {
+                "old_mwh": old_mwh, "new_mwh": register_mwh, "modulus_mwh": 0, "diff_mwh": None,
+                "cause": "meter exchanged while off"})
+        nvs.set_i32(_METER_KEY, code)
+        nvs.commit()
 
     def _stored_session(self):
         """The session that was open before the boot, from the freshest place that knows it."""

@@ -5,7 +5,7 @@ import struct
 from micropython import const
 
 _VERSION = const(1)
-_FORMAT = "<BBIIqqBqqBqII"
+_FORMAT = "<BBIIqqBqqBqIIq"
 
 
 class Session:
@@ -22,17 +22,18 @@ class Session:
         self.last_quality = "U"
         self.gap_mwh = 0
         self.duration_s = 0  # up to the checkpoint, by the monotonic clock
+        self.jump_mwh = 0  # by so much the register went on from elsewhere inside the session
         self.meter = 0  # CRC-32 of the meter's serial number
         self.charged = False
         self.spoiled = ""  # why the session cannot be billed, if so
 
     def pack(self):
-        """The checkpoint: 61 bytes."""
+        """The checkpoint: 69 bytes."""
         return struct.pack(
             _FORMAT, _VERSION, (1 if self.charged else 0) | (2 if self.spoiled else 0),
             self.begin_seq, self.page, self.begin_mwh, self.begin_unix_ms,
             ord(self.begin_quality), self.last_mwh, self.last_unix_ms, ord(self.last_quality),
-            self.gap_mwh, self.duration_s, self.meter)
+            self.gap_mwh, self.duration_s, self.meter, self.jump_mwh)
 
 
 def unpack(body):
@@ -42,7 +43,7 @@ def unpack(body):
     session = Session()
     (_, flags, session.begin_seq, session.page, session.begin_mwh, session.begin_unix_ms, begin,
      session.last_mwh, session.last_unix_ms, last, session.gap_mwh,
-     session.duration_s, session.meter) = struct.unpack(_FORMAT, body)
+     session.duration_s, session.meter, session.jump_mwh) = struct.unpack(_FORMAT, body)
     session.begin_quality = chr(begin)
     session.last_quality = chr(last)
     session.charged = bool(flags & 1)

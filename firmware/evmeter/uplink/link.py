@@ -17,7 +17,7 @@ from evmeter.system.log import log
 
 _MAX_PACKET = const(4096)
 _HEAD = const(5)  # packet type and at most four length bytes
-_SEND_BYTES = const(2816)  # one durable frame with its topic, and 50 PUBACKs
+_SEND_BYTES = const(2816)  # one durable frame with its topic (2,610), and 50 PUBACKs
 _STEP_MS = const(10)
 _FLUSH_MS = const(5000)
 _IPPROTO_TCP = const(6)
@@ -97,10 +97,6 @@ class Link:
             self._socket = None
         self._have = self.queued = self._sent = self._offered = 0
 
-    def room(self):
-        """How many bytes can be queued."""
-        return _SEND_BYTES - self.queued
-
     def tail(self, at):
         """The transmit buffer from byte `at` on (memoryview). What is put there and then queued
         from there is not copied."""
@@ -118,10 +114,6 @@ class Link:
             self._moved_ms = time.ticks_ms()
         self._out[start:end] = data
         self.queued = end
-
-    def mark(self, at, bits):
-        """Set bits in a queued byte (the DUP flag of a packet that begins at `at`)."""
-        self._out[at] |= bits
 
     def flush(self):
         """Send of what is queued as much as the socket takes now. Returns whether all is sent.

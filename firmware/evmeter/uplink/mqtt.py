@@ -26,7 +26,7 @@ _PINGRESP = const(0xD0)
 _DUP = const(8)
 _STEP_MS = const(5)
 _ANSWER_MS = const(5000)
-_ROOM = const(64)  # a packet taken may add its PUBACK
+_MOST_QUEUED = const(2750)  # a packet taken adds its PUBACK
 _MOST_PACKETS = const(8)  # taken at once, so that other tasks have their turn
 _REFUSED = ("", "protocol version", "client id", "server unavailable", "user or password",
             "not authorised")
@@ -69,12 +69,16 @@ class Session:
     """One client session that the broker keeps (clean_session=False).
 
     `on_message(topic, payload)` gets each message after its PUBACK is on the way, so that one it
-    fails on does not come again for ever. Errors are OSError.
+    fails on does not come again for ever. Errors are OSError. `flush` sends of what is queued what
+    the socket takes and returns whether nothing is left; `close` drops the connection, whereupon
+    the broker sends the last will.
     """
 
     def __init__(self, link, client_id, settings, will_topic, on_message):
         user, password = settings["user"], settings["password"]
         self._link = link
+        self.flush = link.flush
+        self.close = link.close
         self._stream = _Stream(link)
         self._on_message = on_message
         self._message = None
@@ -137,12 +141,8 @@ class Session:
             self._stream.give(struct.pack("!BBH", _PUBACK, 2, pid))
         client.publish(topic, payload, retain, qos)
         if dup:
-            link.mark(start, _DUP)
+            link.tail(start)[0] |= _DUP
         link.flush()
-
-    def flush(self):
-        """Send of what is queued what the socket takes; returns whether nothing is left."""
-        return self._link.flush()
 
     def poll(self):
         """Take the packets that are there, keep the connection alive. Returns whether there were
@@ -150,7 +150,7 @@ class Session:
         link = self._link
         link.flush()
         taken = 0
-        while taken < _MOST_PACKETS and link.room() >= _ROOM:
+        while taken < _MOST_PACKETS and link.queued < _MOST_QUEUED:
             packet = link.poll()
             if packet is None:
                 break
@@ -191,7 +191,3 @@ class Session:
             self._message = None
             link.flush()
             self._on_message(topic, payload)
-
-    def close(self):
-        """Drop the connection; the broker then sends the last will."""
-        self._link.close()

@@ -127,7 +127,7 @@ class Uplink:
             finally:
                 self.online = self.backend_online = False
                 self._session.close()
-                self.reconnects += 1
+            self.reconnects += 1
             if self._clock.mono_ms() - began_ms > _STABLE_MS:
                 pause_ms = _FIRST_PAUSE_MS
             # half of it by chance: a site's devices must not all come back at once
@@ -288,6 +288,7 @@ class Uplink:
                 self.on_command(payload)
             elif topic == self._root + b"cfg/set" and self.on_config:
                 self.on_config(payload)
-        except (ValueError, RuntimeError, JournalError) as error:  # RuntimeError: nested too deep
+        except (ValueError, RuntimeError, MemoryError, JournalError) as error:
+            # nested too deep: MemoryError on MicroPython, RuntimeError on CPython
             self.acks_refused += 1
             log.warning("uplink: refused from %s: %s", topic.decode(), error)

@@ -15,6 +15,7 @@ class Balance:
     sessions_mwh: int = 0
     outside_mwh: int = 0
     gap_mwh: int = 0  # part of the sessions: flowed while the device was off
+    jump_mwh: int = 0  # the register went on from elsewhere by so much; no energy
     missing: tuple = ()
 
     @property
@@ -22,7 +23,8 @@ class Balance:
         """Whether sessions and outside energy are the register's own difference."""
         if self.first_mwh is None or self.last_mwh is None:
             return False
-        return self.sessions_mwh + self.outside_mwh == self.last_mwh - self.first_mwh
+        accounted_mwh = self.sessions_mwh + self.outside_mwh + self.jump_mwh
+        return accounted_mwh == self.last_mwh - self.first_mwh
 
 
 def device_report(store, device):
@@ -52,6 +54,7 @@ def balance(store, device):
         event = json.loads(row.payload)
         outside_mwh = event.get("out_mwh", 0)
         result.outside_mwh += outside_mwh
+        result.jump_mwh += event.get("jump_mwh", 0)
         if event["ev"] == "boot" and result.first_mwh is None:
             result.first_mwh = event["reg_mwh"] - outside_mwh
         if event["ev"] == "close":

@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from evmeter_tools.bench.meter import PROFILES, EmulatedMeter
+from evmeter_tools.bench.meter import BAUDS, PARITIES, PROFILES, EmulatedMeter
 from evmeter_tools.errors import UserError
-
-_BAUDS = (1200, 2400, 4800, 9600)
 
 
 async def _serve(emulated, load_w):
@@ -17,7 +15,8 @@ async def _serve(emulated, load_w):
     emulated.set_load(load_w)
     print("an SDM120 answers on %s; Ctrl-C ends it" % emulated.path, flush=True)
     try:
-        await asyncio.Event().wait()
+        await emulated.lost.wait()
+        raise UserError("the port %s went away" % emulated.path)
     finally:
         await emulated.stop()
 
@@ -44,10 +43,10 @@ def meter(
                         % (profile, ", ".join(PROFILES)))
     if port and not os.path.exists(port):
         raise UserError("the port %s does not exist; look with 'ls /dev/tty*'" % port)
-    if baud not in _BAUDS:
-        raise UserError("--baud %d: allowed: %s" % (baud, ", ".join(map(str, _BAUDS))))
-    if parity not in ("N", "E", "O"):
-        raise UserError("--parity %s: allowed: N, E, O" % parity)
+    if baud not in BAUDS:
+        raise UserError("--baud %d: allowed: %s" % (baud, ", ".join(map(str, BAUDS))))
+    if parity not in PARITIES:
+        raise UserError("--parity %s: allowed: %s" % (parity, ", ".join(PARITIES)))
     emulated = EmulatedMeter(unit=unit, baud=baud, parity=parity, latency_ms=latency_ms,
                              register_wh=register_wh, serial=serial, port=port)
     try:

@@ -6,10 +6,14 @@ emulated load in real time; the register counts whole watt-hours, as the real me
 """
 
 import asyncio
+import logging
 import struct
+import termios
 import time
 from decimal import ROUND_HALF_UP, Decimal
 
+import serial as pyserial
+from pymodbus.constants import ExcCodes
 from pymodbus.framer import FramerType
 from pymodbus.server import ModbusSerialServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -18,11 +22,14 @@ from evmeter_tools.bench.wire import Wire
 from evmeter_tools.errors import UserError
 
 PROFILES = ("eastron_sdm120",)
+BAUDS = (1200, 2400, 4800, 9600)
+PARITIES = ("N", "E", "O")
 _MW_NS_PER_WH = 3600 * 1000 * 10**9
 _VOLTAGE_MV = 230000
 _FREQUENCY_MHZ = 50000
 _METER_CODE = 0x0020
 _SOFTWARE = 0x0205
+_MAX_REGISTERS = 80
 _CHAR_BITS = {"N": 10, "E": 11, "O": 11}
 
 
@@ -38,13 +45,18 @@ def float_bits_mwh(bits, step_mwh=1000):
 
 
 class EmulatedMeter:
-    """The meter behind a wire (`path` is the charger's end), or on a real serial `port`."""
+    """The meter behind a wire (`path` is the charger's end), or on a real serial `port`.
+
+    `latency_ms` may be changed at any time. `lost` is set when the port goes away.
+    """
 
     def __init__(self, *, unit=1, baud=9600, parity="N", latency_ms=40, register_wh=1234567,
                  serial=21034567, port=None):
         self.unit = unit
         self.latency_ms = latency_ms
         self.serial = serial
+        self.lost = asyncio.Event()
+        self._connected = asyncio.Event()
         self._baud = baud
         self._parity = parity
         self._port = port
@@ -52,7 +64,6 @@ class EmulatedMeter:
         self._load_mw = 0
         self._since_ns = time.monotonic_ns()
         self._server = None
-        self._task = None
         self.wire = None if port else Wire(baud, _CHAR_BITS[parity], unit)
         self.path = port or self.wire.device_path
 
@@ -87,13 +98,36 @@ class EmulatedMeter:
             0x0156: kwh, 0x0158: 0.0,
         }
 
-    async def _answer(self, function, start, _address, _count, registers, _set_values):
+    async def _answer(self, function, start, address, count, registers, _set_values):
+        """Called by pymodbus for each request; returns an exception code or None."""
         await asyncio.sleep(self.latency_ms / 1000)
+        if function not in (3, 4):
+            return ExcCodes.ILLEGAL_FUNCTION
+        if count > _MAX_REGISTERS:
+            return ExcCodes.ILLEGAL_VALUE
         if function == 4:
-            for address, value in self._values().items():
+            if address & 1 or count & 1:  # the vendor's document: even start, even count
+                return ExcCodes.ILLEGAL_ADDRESS
+            for at, value in self._values().items():
                 bits = float_bits(value)
-                registers[address - start] = bits >> 16
-                registers[address - start + 1] = bits & 0xFFFF
+                registers[at - start] = bits >> 16
+                registers[at - start + 1] = bits & 0xFFFF
+        return None
+
+    def _outgoing(self, sending, packet):
+        """Keep silent for other units on the bus: pymodbus answers for them with an exception."""
+        return packet if not sending or packet[0] == self.unit else b""
+
+    def _connection(self, connected):
+        (self._connected if connected else self.lost).set()
+
+    def _try_port(self):
+        """Open and close the port for the sake of the error's cause, which pymodbus only logs."""
+        try:
+            pyserial.Serial(self._port, self._baud, parity=self._parity, exclusive=True).close()
+        except (OSError, ValueError, termios.error) as error:
+            cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise UserError("the port %s cannot be used: %s" % (self._port, cause)) from None
 
     async def start(self):
         """Serve until `stop`. Raises UserError where the port cannot be used."""
@@ -104,16 +138,18 @@ class EmulatedMeter:
             id=self.unit, action=self._answer,
             simdata=(unused, list(unused), [SimData(0xFC00, values=identity, datatype=words)],
                      [SimData(0, count=0x15A, values=0, datatype=words)]))
+        logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
         if self.wire:
             self.wire.start()
+        else:
+            self._try_port()
         self._server = ModbusSerialServer(
             device, framer=FramerType.RTU, port=self.wire.meter_path if self.wire else self._port,
-            baudrate=self._baud, parity="N" if self.wire else self._parity)
+            baudrate=self._baud, parity="N" if self.wire else self._parity,
+            trace_packet=self._outgoing, trace_connect=self._connection)
         try:
-            self._task = asyncio.create_task(self._server.serve_forever())
-            await asyncio.sleep(0.2)
-            if self._task.done():
-                await self._task
+            await self._server.serve_forever(background=True)
+            await self._connected.wait()
         except (OSError, RuntimeError) as error:
             raise UserError("the port %s cannot be used: %s" % (self.path, error)) from None
 

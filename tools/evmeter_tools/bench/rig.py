@@ -3,57 +3,88 @@
     python -m evmeter_tools.bench.rig --dir build/demo [--meter /dev/ttyUSB0] [--baud 9600]
 
 Commands come as JSON lines on standard input: {"pilot": "C"}, {"offered_ma": 10000},
-{"load_w": 7200}, {"latency_ms": 80}. Status goes out as JSON lines every 250 ms, after a first
-line with "ready". The rig ends when its standard input is closed. Current flows only in state C
-or D while current is offered.
+{"load_w": 7200}, {"latency_ms": 80}, {"quit": true}; several in one object are carried out
+together or, where one is wrong, not at all. Status goes out as JSON lines every 250 ms and after
+each command, after a first line with "ready". The rig ends when its standard input is closed.
+Current flows only in state C or D while current is offered.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
-from evmeter_tools.bench.meter import EmulatedMeter
+from evmeter_tools.bench.meter import BAUDS, PARITIES, EmulatedMeter
 from evmeter_tools.bench.vehicle import Vehicle
 from evmeter_tools.errors import UserError
 
 _STATUS_S = 0.25
+_RAMP_STEP_S = 0.05
+_LIMITS = {"offered_ma": 80_000, "load_w": 100_000, "latency_ms": 60_000}
+
+
+def _check_command(command):
+    """Raises ValueError on anything but an object of known commands with values in range."""
+    if not isinstance(command, dict):
+        raise ValueError("a command is a JSON object")
+    for name, value in command.items():
+        if name in _LIMITS:
+            if type(value) is not int or not 0 <= value <= _LIMITS[name]:
+                raise ValueError("%s: a whole number from 0 to %d" % (name, _LIMITS[name]))
+        elif name not in ("pilot", "quit"):
+            raise ValueError("unknown command %s; there is: pilot, quit, %s"
+                             % (name, ", ".join(_LIMITS)))
 
 
 class Rig:
-    """Meter and vehicle, linked by the load."""
+    """Meter and vehicle, linked by the load. `meter` is None beside a real one. The load rises
+    over `ramp_s` seconds and ends at once."""
 
-    def __init__(self, folder, meter, vehicle):
-        self._folder = folder
+    def __init__(self, meter, vehicle, load_w=7200, ramp_s=0):
         self._meter = meter
         self._vehicle = vehicle
-        self._load_w = 7200
+        self._load_w = load_w
+        self._ramp_s = ramp_s
+        self._target_w = 0
         self._flowing_w = 0
 
     def obey(self, command):
-        """Carry out one command. Raises ValueError on an unknown one."""
-        for name, value in command.items():
-            if name == "pilot":
-                self._vehicle.set(state=value)
-            elif name == "offered_ma":
-                self._vehicle.set(offered_ma=int(value))
-            elif name == "load_w":
-                self._load_w = int(value)
-            elif name == "latency_ms" and self._meter:
-                self._meter.latency_ms = int(value)
-            else:
-                raise ValueError("unknown command %s" % name)
+        """Carry out one command; returns whether it is the last. Raises ValueError on a wrong
+        one, which changes nothing."""
+        _check_command(command)
         vehicle = self._vehicle
+        vehicle.set(command.get("pilot"), command.get("offered_ma"))
+        self._load_w = command.get("load_w", self._load_w)
+        if self._meter and "latency_ms" in command:
+            self._meter.latency_ms = command["latency_ms"]
         flows = vehicle.state in "CD" and vehicle.offered_ma > 0
-        self._flowing_w = self._load_w if flows else 0
+        self._target_w = self._load_w if flows else 0
+        if not self._ramp_s or self._target_w < self._flowing_w:
+            self._flow(self._target_w)
+        return bool(command.get("quit"))
+
+    def _flow(self, load_w):
+        self._flowing_w = load_w
         if self._meter:
-            self._meter.set_load(self._flowing_w)
+            self._meter.set_load(load_w)
+
+    async def ramp(self):
+        """Let the load rise to its target, for ever."""
+        while True:
+            await asyncio.sleep(_RAMP_STEP_S)
+            if self._flowing_w < self._target_w:
+                step_w = int(self._load_w * _RAMP_STEP_S / self._ramp_s) + 1
+                self._flow(min(self._target_w, self._flowing_w + step_w))
 
     def status(self):
         """What a reader of the rig's output sees."""
-        found = {"pilot": self._vehicle.state, "load_w": self._flowing_w}
+        found = {"mono_ms": time.monotonic_ns() // 1_000_000, "pilot": self._vehicle.state,
+                 "pilot_unix_ms": self._vehicle.edge_unix_ms, "load_w": self._flowing_w}
         if self._meter:
             found["register_wh"] = self._meter.register_wh
             found["register_bits"] = self._meter.register_bits
@@ -65,21 +96,31 @@ def _say(message):
     print(json.dumps(message), flush=True)
 
 
+def _read_commands(loop, queue):
+    """Thread: put the lines of standard input into the queue, None at its end. A thread serves
+    a pipe, a file and a terminal alike; unbuffered, so that it can be left behind at the end."""
+    with contextlib.suppress(RuntimeError):  # the loop has ended before the input
+        with open(0, "rb", buffering=0, closefd=False) as commands:
+            for line in commands:
+                loop.call_soon_threadsafe(queue.put_nowait, line)
+        loop.call_soon_threadsafe(queue.put_nowait, None)
+
+
 async def _serve(rig):
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    line = asyncio.ensure_future(reader.readline())
-    while True:
-        done, _ = await asyncio.wait([line], timeout=_STATUS_S)
-        if done:
-            if not line.result():
+    queue = asyncio.Queue()
+    threading.Thread(target=_read_commands, args=(asyncio.get_running_loop(), queue),
+                     daemon=True).start()
+    over = False
+    while not over:
+        try:
+            line = await asyncio.wait_for(queue.get(), _STATUS_S)
+            if line is None:
                 return
-            try:
-                rig.obey(json.loads(line.result()))
-            except (ValueError, TypeError) as error:
-                _say({"error": str(error)})
-            line = asyncio.ensure_future(reader.readline())
+            over = rig.obey(json.loads(line))
+        except TimeoutError:
+            pass  # time for the next status
+        except ValueError as error:
+            _say({"error": str(error)})
         _say(rig.status())
 
 
@@ -96,44 +137,64 @@ def _check(options):
         raise UserError("the run folder %s does not exist" % options.dir)
     if options.meter and not os.path.exists(options.meter):
         raise UserError("the port %s does not exist; look with 'ls /dev/tty*'" % options.meter)
+    if not options.meter and options.baud not in BAUDS:
+        raise UserError("--baud %d: allowed: %s" % (options.baud, ", ".join(map(str, BAUDS))))
 
 
 async def _run(options):
     folder = Path(options.dir)
-    vehicle = Vehicle(folder / "pilot.bin")
+    vehicle = Vehicle(folder / "pilot.bin", noise_mv=options.noise_mv)
     meter = None
-    if options.meter:
-        _link(folder, options.meter)
-    else:
-        meter = EmulatedMeter(unit=options.unit, baud=options.baud, latency_ms=options.latency_ms)
+    if not options.meter:
+        meter = EmulatedMeter(
+            unit=options.unit, baud=options.baud, parity=options.parity, serial=options.serial,
+            latency_ms=options.latency_ms, register_wh=options.register_wh)
         await meter.start()
-        _link(folder, meter.path)
+    path = options.meter or meter.path
+    _link(folder, path)
     vehicle.start()
-    rig = Rig(folder, meter, vehicle)
-    _say({"ready": True, "path": options.meter or meter.path, **rig.status()})
+    rig = Rig(meter, vehicle, options.load_w, options.ramp_s)
+    ramp = asyncio.create_task(rig.ramp()) if options.ramp_s > 0 else None
     try:
+        _say({"ready": True, "path": path, **rig.status()})
         await _serve(rig)
     finally:
+        if ramp:
+            ramp.cancel()
         vehicle.stop()
         if meter:
+            # the number of a closed pty goes to the next terminal on this machine
+            (folder / "meter.tty").unlink(missing_ok=True)
             await meter.stop()
+
+
+def _options():
+    parser = argparse.ArgumentParser(description="emulated meter and vehicle")
+    parser.add_argument("--dir", required=True, help="run folder of the device")
+    parser.add_argument("--meter", help="serial port of a real meter; default: an emulated one")
+    parser.add_argument("--baud", type=int, default=9600)
+    parser.add_argument("--parity", choices=PARITIES, default="N")
+    parser.add_argument("--unit", type=int, default=1)
+    parser.add_argument("--latency-ms", type=int, default=40, help="of the meter's answers")
+    parser.add_argument("--register-wh", type=int, default=1234567, help="at the start")
+    parser.add_argument("--serial", type=int, default=21034567, help="serial number")
+    parser.add_argument("--load-w", type=int, default=7200, help="while current flows")
+    parser.add_argument("--ramp-s", type=float, default=0, help="time for the load to rise")
+    parser.add_argument("--noise-mv", type=float, default=4, help="of the pilot, at the pin")
+    return parser.parse_args()
 
 
 def main():
     """Entry point of the process."""
-    parser = argparse.ArgumentParser(description="emulated meter and vehicle")
-    parser.add_argument("--dir", required=True)
-    parser.add_argument("--meter")
-    parser.add_argument("--baud", type=int, default=9600)
-    parser.add_argument("--unit", type=int, default=1)
-    parser.add_argument("--latency-ms", type=int, default=40)
     try:
-        options = parser.parse_args()
+        options = _options()
         _check(options)
         asyncio.run(_run(options))
     except UserError as error:
         print("rig: %s" % error, file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the status is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return
 

@@ -8,22 +8,31 @@ and only if they name its unit: the Modbus server would answer for every unit ot
 import asyncio
 import os
 import tty
+from collections import deque
 
 _SILENCE_CHARS = 3.5
-_LEAST_SILENCE_S = 0.00175  # above 19200 baud, Modbus over serial line 2.5.1.1
+_LEAST_SILENCE_S = 0.00175  # above 19200 baud, Modbus over Serial Line 1.02, 2.5.1.1
+_CHUNK = 512
 
 
 class Wire:
-    """`device_path` is the charger's end, `meter_path` the meter's. `on_reply(bytes) -> bytes` may
-    change a reply on its way (None: lost)."""
+    """`device_path` is the charger's end, `meter_path` the meter's; both are there at once.
+
+    `baud` and `char_bits` (10 or 11 bits a character) give the speed. `on_reply(data)` may damage
+    a reply: it returns the bytes to deliver, None where the reply is lost, or a list of
+    (delay in s, bytes). `requests` counts what reached the meter.
+    """
 
     def __init__(self, baud, char_bits, unit):
         self.char_s = char_bits / baud
         self._silence_s = max(_LEAST_SILENCE_S, _SILENCE_CHARS * self.char_s)
         self._unit = unit
         self._request = bytearray()
-        self._request_end = None
-        self._free_at = {}
+        self._request_end_s = 0
+        self._request_timer = None
+        self._reply = deque()  # (time of arrival, byte)
+        self._reply_end_s = 0
+        self._reply_timer = None
         self._loop = None
         self.on_reply = None
         self.requests = 0
@@ -31,6 +40,8 @@ class Wire:
         self._meter_fd, self._meter_slave = os.openpty()
         for fd in (self._device_slave, self._meter_slave):
             tty.setraw(fd)
+        for fd in (self._device_fd, self._meter_fd):
+            os.set_blocking(fd, False)
         self.device_path = os.ttyname(self._device_slave)
         self.meter_path = os.ttyname(self._meter_slave)
 
@@ -41,40 +52,62 @@ class Wire:
         self._loop.add_reader(self._meter_fd, self._from_meter)
 
     def stop(self):
-        """Take the line away."""
+        """Take the line away; what is still on it is lost."""
+        for timer in (self._request_timer, self._reply_timer):
+            if timer:
+                timer.cancel()
         for fd in (self._device_fd, self._meter_fd):
-            self._loop.remove_reader(fd)
+            if self._loop:
+                self._loop.remove_reader(fd)
         for fd in (self._device_fd, self._device_slave, self._meter_fd, self._meter_slave):
             os.close(fd)
 
-    def _arrival(self, source, count):
-        """When the last of `count` bytes sent now by `source` has arrived."""
-        start = max(self._loop.time(), self._free_at.get(source, 0))
-        self._free_at[source] = start + count * self.char_s
-        return self._free_at[source]
-
     def _from_device(self):
-        data = os.read(self._device_fd, 512)
+        data = os.read(self._device_fd, _CHUNK)
         self._request += data
-        if self._request_end:
-            self._request_end.cancel()
-        end = self._arrival("device", len(data)) + self._silence_s
-        self._request_end = self._loop.call_at(end, self._deliver_request)
+        self._request_end_s = (max(self._loop.time(), self._request_end_s)
+                               + len(data) * self.char_s)
+        if self._request_timer:
+            self._request_timer.cancel()
+        self._request_timer = self._loop.call_at(self._request_end_s + self._silence_s,
+                                                 self._deliver_request)
 
     def _deliver_request(self):
         frame = bytes(self._request)
         self._request.clear()
-        self._request_end = None
+        self._request_timer = None
         if frame[0] == self._unit:
             self.requests += 1
-            os.write(self._meter_fd, frame)
+            self._put(self._meter_fd, frame)
 
     def _from_meter(self):
-        data = os.read(self._meter_fd, 512)
+        data = os.read(self._meter_fd, _CHUNK)
         if self.on_reply:
             data = self.on_reply(data)
-        start = max(self._loop.time(), self._free_at.get("meter", 0))
-        for index in range(len(data or b"")):
-            self._loop.call_at(start + (index + 1) * self.char_s, os.write, self._device_fd,
-                               data[index : index + 1])
-        self._free_at["meter"] = start + len(data or b"") * self.char_s
+        pieces = data if isinstance(data, list) else [(0, data or b"")]
+        for delay_s, piece in pieces:
+            start_s = max(self._loop.time(), self._reply_end_s) + delay_s
+            self._reply_end_s = start_s + len(piece) * self.char_s
+            for index in range(len(piece)):
+                self._reply.append((start_s + (index + 1) * self.char_s, piece[index]))
+        if not self._reply_timer:
+            self._deliver_reply()
+
+    def _deliver_reply(self):
+        """Hand over the bytes that have arrived by now; come back for the next one."""
+        now_s = self._loop.time()
+        arrived = bytearray()
+        while self._reply and self._reply[0][0] <= now_s:
+            arrived.append(self._reply.popleft()[1])
+        if arrived:
+            self._put(self._device_fd, arrived)
+        self._reply_timer = None
+        if self._reply:
+            self._reply_timer = self._loop.call_at(self._reply[0][0], self._deliver_reply)
+
+    @staticmethod
+    def _put(fd, data):
+        try:
+            os.write(fd, data)
+        except BlockingIOError:
+            return  # nobody reads at the other end; a line does not wait
