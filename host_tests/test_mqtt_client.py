@@ -37,8 +37,10 @@ def test_the_connect_packet_is_exact():
     ):
         broker = FakeBroker()
         session, _ = _session(broker, **changes)
+        module = mqtt_module.umqtt.socket
         asyncio.run(session.connect())
         assert broker.packets == [expected], broker.packets
+        assert mqtt_module.umqtt.socket is module  # lent for the moment of the connect only
 
 
 def test_a_refused_connection_says_why():

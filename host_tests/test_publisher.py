@@ -73,7 +73,6 @@ def test_frames_on_the_way_are_sent_again_with_dup_when_the_backend_comes_back()
         lambda: bench.journal.append(1, b"frame 1"),
         lambda: bench.journal.append(2, b"frame 2"),
         lambda: bench.broker.host(False),
-        lambda: bench.clock.advance(100000),
         lambda: bench.broker.host(True),
         lambda: bench.broker.ack(2),
     )
@@ -126,3 +125,23 @@ def test_packet_ids_wrap_with_the_sequence():
     )
     assert bench.durable() == [(32766, 0, 32767), (32767, 0, 1), (32768, 0, 2)]
     assert bench.journal.cursor == 32768
+
+
+def test_pauses_between_resends_double_up_to_a_minute():
+    bench = UplinkBench(0)
+    bench.rounds = 8
+    sent_s = []
+
+    def second():
+        bench.clock.advance(1000)
+
+    def note():
+        while len(sent_s) < len(bench.durable()):
+            sent_s.append(bench.clock.mono_ms() // 1000)
+
+    steps = []
+    for _ in range(200):
+        steps += [second, note]
+    bench.play(lambda: bench.broker.host(True), lambda: bench.journal.append(1, b"frame 1"), note,
+               *steps)
+    assert sent_s == [0, 10, 30, 70, 130, 190], sent_s

@@ -26,8 +26,8 @@ def test_a_checkpoint_comes_back_as_it_was_and_is_small():
     assert len(body) <= 96
     again = unpack(body)
     for name in ("begin_seq", "page", "begin_mwh", "begin_unix_ms", "begin_quality", "last_mwh",
-                 "last_unix_ms", "last_quality", "gap_mwh", "duration_s", "meter", "jump_mwh", "charged",
-                 "spoiled"):
+                 "last_unix_ms", "last_quality", "gap_mwh", "duration_s", "meter", "jump_mwh",
+                 "charged", "spoiled"):
         assert getattr(again, name) == getattr(session, name), name
     session.spoiled = "meter exchanged"
     assert unpack(session.pack()).spoiled

@@ -60,7 +60,7 @@ class UplinkBench:
 
     def __init__(self, frames=6):
         self.broker = Backend()
-        self.broker.most = 4096
+        self.rounds = 60  # turns of the loop after each step
         self.journal = MemoryJournal([(1 + number % 4, b"frame %d" % (number + 1))
                                       for number in range(frames)])
         self.clock = FakeClock(1_790_000_000_000)
@@ -83,7 +83,7 @@ class UplinkBench:
     async def _settle(self):
         if self.broker.socket:
             self.broker.socket.most_at_once = 4096
-        for _ in range(60):
+        for _ in range(self.rounds):
             await asyncio.sleep_ms(1)
 
     def play(self, *steps):
