@@ -101,6 +101,24 @@ def test_the_second_store_keeps_what_was_committed():
     raises(OSError, NvsFile(path).get_blob, "key", buffer)
 
 
+def test_the_second_store_has_the_limits_of_the_chip():
+    path = _folder("nvs") + "/nvs.json"
+    nvs = NvsFile(path)
+    for value in (2147483647, -2147483648):
+        nvs.set_i32("k", value)
+        assert nvs.get_i32("k") == value
+    for value in (2147483648, -2147483649):
+        raises(OverflowError, nvs.set_i32, "k", value)
+    nvs.set_i32("a" * 15, 1)
+    assert raises(OSError, nvs.set_i32, "a" * 16, 1).args[0] == -4361
+    assert raises(OSError, nvs.set_blob, "a" * 16, b"1").args[0] == -4361
+    nvs.commit()
+    for damaged in ("{", "[1]", ""):
+        with open(path, "w") as file:
+            file.write(damaged)
+        assert raises(OSError, NvsFile(path).get_i32, "k").args[0] == -4354
+
+
 def test_the_reset_cause_is_a_power_cut_where_rtc_memory_is_lost():
     folder = _folder("rtc")
     board = Board(folder)
@@ -114,6 +132,26 @@ def test_the_reset_cause_is_a_power_cut_where_rtc_memory_is_lost():
     os.remove(folder + "/rtc.bin")
     assert Board(folder).reset_cause == "power-on"
     raises(ValueError, board.rtc_memory, bytes(2049))
+
+
+def test_a_reset_is_known_even_if_rtc_memory_was_never_used():
+    folder = _folder("reset")
+    assert Board(folder).reset_cause == "power-on"
+    assert Board(folder).reset_cause == "power-on"  # the bench said nothing
+    for said, expected in (("watchdog", "watchdog"), ("software\n", "software"),
+                           ("brown-out", "brown-out"), ("", "unknown"), ("gremlins", "unknown")):
+        with open(folder + "/reset", "w") as file:
+            file.write(said)
+        assert Board(folder).reset_cause == expected
+
+
+def test_the_permit_output_can_be_seen_from_outside():
+    folder = _folder("permit")
+    board = Board(folder)
+    for on in (True, False):
+        board.permit(on)
+        with open(folder + "/permit") as file:
+            assert file.read() == str(int(on))
 
 
 def test_the_adc_gives_whole_windows():
@@ -138,6 +176,13 @@ def test_the_battery_clock_counts_from_1970():
 
 
 def test_a_missing_port_and_a_missing_configuration_are_errors():
-    board = Board(_folder("missing"))
-    raises(OSError, board.open_uart, 9600, 8, "N", 1)
+    folder = _folder("missing")
+    board = Board(folder)
+    error = raises(OSError, board.open_uart, 9600, 8, "N", 1)
+    assert error.args[0] == 2
+    assert "no serial port" in error.args[1]
     raises(OSError, board.read_config)
+    with open(folder + "/meter.tty", "w") as file:
+        file.write("not a port")
+    error = raises(OSError, board.open_uart, 2400, 8, "N", 1)
+    assert "2400 baud" in error.args[1]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+from evmeter.uplink import mqtt, publisher
 from evmeter.uplink.link import Link
 from evmeter.uplink.publisher import Uplink
 from fakes.memory_journal import MemoryJournal
@@ -12,6 +13,17 @@ from fakes.world import FakeClock
 SETTINGS = {"host": "127.0.0.1", "port": 1883, "user": None, "password": None,
              "keepalive_s": 30, "window": 3, "telemetry_s": 10}
 ROOT = b"evmeter/v1/demo-0001/"
+
+
+_TURNS = 40  # of the event loop after each step
+
+
+class _Turns:
+    """asyncio without pauses: a test goes by turns of the loop, never by real time."""
+
+    @staticmethod
+    async def sleep_ms(ms):
+        await asyncio.sleep_ms(0)
 
 
 class Monitor:
@@ -60,7 +72,6 @@ class UplinkBench:
 
     def __init__(self, frames=6):
         self.broker = Backend()
-        self.rounds = 60  # turns of the loop after each step
         self.journal = MemoryJournal([(1 + number % 4, b"frame %d" % (number + 1))
                                       for number in range(frames)])
         self.clock = FakeClock(1_790_000_000_000)
@@ -83,11 +94,15 @@ class UplinkBench:
     async def _settle(self):
         if self.broker.socket:
             self.broker.socket.most_at_once = 4096
-        for _ in range(self.rounds):
-            await asyncio.sleep_ms(1)
+        for _ in range(_TURNS):
+            await asyncio.sleep_ms(0)
 
     def play(self, *steps):
-        asyncio.run(self._play(steps))
+        publisher.asyncio = mqtt.asyncio = _Turns
+        try:
+            asyncio.run(self._play(steps))
+        finally:
+            publisher.asyncio = mqtt.asyncio = asyncio
 
     def durable(self):
         """(frame number, dup, pid) of the durable frames in the order in which they came."""

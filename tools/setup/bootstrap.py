@@ -88,9 +88,9 @@ def _step(title, function):
     try:
         where, version, words = function()
     except (SetupError, debian.FetchError, OSError) as error:
-        print("missing: %s" % error)
+        print("missing: %s" % error, flush=True)
         return None, "", str(error)
-    print("%-14s %s (%.1f s)" % (version, words, time.monotonic() - begun))
+    print("%-14s %s (%.1f s)" % (version, words, time.monotonic() - begun), flush=True)
     return str(where), version, ""
 
 

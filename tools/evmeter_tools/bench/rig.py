@@ -113,12 +113,12 @@ async def _serve(rig):
     over = False
     while not over:
         try:
-            line = await asyncio.wait_for(queue.get(), _STATUS_S)
-            if line is None:
-                return
-            over = rig.obey(json.loads(line))
-        except TimeoutError:
-            pass  # time for the next status
+            # no line by then: time for the next status
+            with contextlib.suppress(TimeoutError):
+                line = await asyncio.wait_for(queue.get(), _STATUS_S)
+                if line is None:
+                    return
+                over = rig.obey(json.loads(line))
         except ValueError as error:
             _say({"error": str(error)})
         _say(rig.status())
