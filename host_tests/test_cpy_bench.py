@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import host_flash
 from drivers.control_pilot import ControlPilot
 from drivers.modbus_rtu import crc16
 from evmeter_tools.bench import command, vehicle
@@ -683,11 +684,10 @@ def test_sigkill_loses_nothing_that_was_written(tmp_path, interpreter):
         while acknowledged < enough:
             acknowledged = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
-        rest, _ = process.communicate(timeout=_END_S)
+        rest = process.stdout.read()
+        process.wait(_END_S)
         whole = rest.rsplit("\n", 1)[0].split() if "\n" in rest else []
         acknowledged = int(whole[-1]) if whole else acknowledged
-        import host_flash
-
         fs = host_flash.mount(host_flash.FlashFile(str(image), 32))
         buffer = bytearray(1 << 20)
         with fs.open("/log", "rb") as file:

@@ -16,6 +16,8 @@ from evmeter_tools.backend.store import Store
 from evmeter_tools.demo.bench import Bench
 from evmeter_tools.demo.view import View
 from evmeter_tools.host_device import HostDevice, micropython
+from evmeter_tools.verify.check import check_record
+from verifiers import mutations, node, pyocmf_accepts
 
 ROOT = Path(__file__).resolve().parents[1]
 _ENV = dict(os.environ, PYTHONPATH=str(ROOT / "tools"))
@@ -89,6 +91,21 @@ def test_a_session_broken_by_a_power_cut_goes_on_with_its_gap_declared(tmp_path,
     assert [session.state for session in report.sessions] == ["complete"]
     assert report.sessions[0].end.tx == "E"
     assert 0 < sums.gap_mwh < sums.sessions_mwh
+    _all_verifiers_agree(bench.spki, [record.text for record in report.records])
+
+
+def _all_verifiers_agree(key, records):
+    """Each record holds before all verifiers, and none of them takes a changed one."""
+    assert [text.count('"TX":"B"') for text in records] == [1] * len(records)
+    changed = [text for record in records for text in mutations(record)[::11]]
+    for text in records:
+        assert check_record(text, key).ok
+        assert pyocmf_accepts(key, text)
+    for text in changed:
+        assert not check_record(text, key).ok, text
+        assert not pyocmf_accepts(key, text), text
+    assert node(key, records) == [True] * len(records)
+    assert True not in node(key, changed)
 
 
 def test_without_a_clock_the_session_is_closed_by_power_failure_and_a_new_one_opens(tmp_path):

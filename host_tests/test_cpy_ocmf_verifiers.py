@@ -9,12 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import pyocmf
-import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from evmeter.ledger import ocmf
 from evmeter_tools.verify.check import check_all, check_record
+from verifiers import mutations, node, pyocmf_accepts
 
 _ROOT = Path(__file__).parents[1]
 _SECRET = bytes(range(7, 39))
@@ -78,38 +78,6 @@ def _signed():
     return result["spki"], result["records"]
 
 
-def _mutations(record):
-    """Return the record with each character of its payload changed, two ways."""
-    start, end = record.index("|") + 1, record.rindex("|")
-    out = []
-    for at in range(start, end):
-        old = record[at]
-        for new in (chr(ord(old) ^ 1), "0" if old != "0" else "9"):
-            out.append(record[:at] + new + record[at + 1 :])
-    return [text for text in out if text != record]
-
-
-def _node(key, records):
-    """Return what @road-labs/ocmf says of each record; skip only where Node.js itself lacks."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no Node.js on this machine")
-    done = subprocess.run(
-        [node, str(_ROOT / "host_tests/node/verify.mjs"), str(_ROOT / "build/node")],
-        input=json.dumps({"key": key, "records": records}),
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, "@road-labs/ocmf does not run: " + done.stderr
-    return json.loads(done.stdout)
-
-
-def _pyocmf_accepts(key, text):
-    try:
-        return pyocmf.OCMF.from_string(text, strict=True).verify_signature(key)
-    except pyocmf.PyOCMFError:
-        return False
-
-
 def test_the_key_is_the_one_that_cryptography_derives():
     number = int.from_bytes(_SECRET, "big")
     der = (
@@ -160,21 +128,21 @@ def test_pyocmf_in_strict_mode_finds_complete_transactions():
 
 def test_road_labs_ocmf_verifies_every_record():
     key, records = _signed()
-    assert _node(key, [text for _, text in records]) == [True] * len(records)
+    assert node(key, [text for _, text in records]) == [True] * len(records)
 
 
 def test_every_changed_character_of_a_payload_is_refused_by_all():
     key, records = _signed()
     for kind in ("begin", "complete"):
         original = next(text for found, text in records if found == kind)
-        mutations = _mutations(original)
-        assert len(mutations) > 1.5 * (original.rindex("|") - 5)
-        for text in mutations:
+        changed = mutations(original)
+        assert len(changed) > 1.5 * (original.rindex("|") - 5)
+        for text in changed:
             assert not check_record(text, key).ok, text
-            assert not _pyocmf_accepts(key, text), text
-        results = _node(key, mutations)
-        assert len(results) == len(mutations)
-        accepted = [text for text, result in zip(mutations, results, strict=True)
+            assert not pyocmf_accepts(key, text), text
+        results = node(key, changed)
+        assert len(results) == len(changed)
+        accepted = [text for text, result in zip(changed, results, strict=True)
                     if result is True]
         assert not accepted
 

@@ -73,6 +73,15 @@ def test_files_are_there_after_a_new_mount():
     fs.remove("/s/x")
     assert raises(OSError, fs.open, "/s/x", "rb").args[0] == 2
     assert raises(OSError, fs.stat, "/nope").args[0] == 2
+    assert raises(OSError, fs.open, "/s", "rb").args[0] == 21
+    assert raises(OSError, fs.mkdir, "/s").args[0] == 17
+    with fs.open("/fresh", "ab") as file:
+        file.write(b"x")
+    file = fs.open("/fresh", "r+b")
+    file.write(b"y")
+    file.close()
+    with fs.open("/fresh", "rb") as file:
+        assert file.read() == b"y"
 
 
 def test_an_image_of_another_size_is_refused():

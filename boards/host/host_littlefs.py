@@ -3,9 +3,10 @@
 import errno
 import io
 
-from littlefs import LittleFS, LittleFSError, UserContext
+from littlefs import FileHandle, LittleFS, LittleFSError, UserContext, lfs
 
 _FOLDER = 2  # littlefs' LFS_TYPE_DIR
+_APPEND = lfs.LFSFileFlag.wronly | lfs.LFSFileFlag.creat | lfs.LFSFileFlag.append
 
 
 def _call(function, *args, **options):
@@ -16,6 +17,8 @@ def _call(function, *args, **options):
         raise OSError(errno.ENOENT) from None
     except FileExistsError:
         raise OSError(errno.EEXIST) from None
+    except IsADirectoryError:
+        raise OSError(errno.EISDIR) from None
     except LittleFSError as error:
         raise OSError(abs(error.code), str(error)) from None
 
@@ -54,8 +57,8 @@ class File:
     """An open file; a close that fails is not tried again by the garbage collector, which littlefs
     would answer with an assertion."""
 
-    def __init__(self, lfs, handle):
-        self._lfs = lfs  # must outlive the handle, which does not hold it
+    def __init__(self, filesystem, handle):
+        self._lfs = filesystem  # must outlive the handle, which does not hold it
         self._handle = handle
         self.read = handle.read
         self.readinto = handle.readinto
@@ -83,11 +86,15 @@ class File:
 class Filesystem:
     """The methods of VfsLfs2 that the firmware uses; errors are OSError with a number."""
 
-    def __init__(self, lfs):
-        self._lfs = lfs
+    def __init__(self, filesystem):
+        self._lfs = filesystem
 
     def open(self, path, mode):
-        return File(self._lfs, _call(self._lfs.open, path, mode, buffering=0))
+        if mode != "ab":
+            return File(self._lfs, _call(self._lfs.open, path, mode, buffering=0))
+        # the package's own "ab" does not make the file, VfsLfs2's does
+        core = self._lfs.fs
+        return File(self._lfs, FileHandle(core, _call(lfs.file_open, core, path, _APPEND)))
 
     def ilistdir(self, path):
         return [(entry.name, 0x4000 if entry.type == _FOLDER else 0x8000, 0, entry.size)
@@ -121,10 +128,12 @@ def _littlefs(device, page, lookahead, *, should_mount):
 
 
 def mount(device, page, lookahead):
-    lfs = _littlefs(device, page, lookahead, should_mount=False)
-    _call(lfs.mount)
-    return Filesystem(lfs)
+    """The littlefs on `device`. Raises OSError on a blank or damaged one."""
+    found = _littlefs(device, page, lookahead, should_mount=False)
+    _call(found.mount)
+    return Filesystem(found)
 
 
 def mkfs(device, page, lookahead):
+    """Make an empty littlefs on `device`."""
     _littlefs(device, page, lookahead, should_mount=False).format()

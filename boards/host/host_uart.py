@@ -98,7 +98,7 @@ class Uart:
         moved = 0
         limit_ms = self._timeout_ms
         while True:
-            if self._count < wanted - moved:
+            if self._count < wanted - moved or self._count == len(held):
                 self._fill()
             begun = time.ticks_ms()
             while not self._count and time.ticks_diff(time.ticks_ms(), begun) < limit_ms:
