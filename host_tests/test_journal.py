@@ -170,6 +170,18 @@ def test_the_cursor_moves_by_confirmation_only_and_room_is_made_oldest_first():
     assert _open(store, nvs).cursor == 6
 
 
+def test_free_room_counts_what_is_not_confirmed():
+    store = MemoryStore(capacity=50, segment_bytes=70)  # two frames in each
+    journal = _open(store, MemoryNvs())
+    assert journal.free_percent() == 100
+    for number in range(40):
+        journal.append(frames.EVT, b"%06d" % number)
+    assert len(store.segments) == 20
+    for cursor, expected in ((0, 60), (1, 60), (2, 62), (3, 62), (20, 80), (38, 98), (40, 98)):
+        journal.confirm(cursor)
+        assert journal.free_percent() == expected, (cursor, journal.free_percent())
+
+
 def test_a_frame_that_cannot_be_read_is_passed_over():
     store, nvs = MemoryStore(segment_bytes=40), MemoryNvs()
     journal = _open(store, nvs)

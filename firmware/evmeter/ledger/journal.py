@@ -227,12 +227,16 @@ class Journal:
 
     def free_percent(self):
         """Share of the journal's flash that holds nothing unconfirmed, in percent."""
-        held = 0
         segments = self._store.segments
-        for index in range(len(segments)):
-            if index + 1 == len(segments) or segments[index + 1] > self.cursor + 1:
-                held += 1
+        done, rest = 0, max(0, len(segments) - 1)
+        while done < rest:  # segments are in order: how many are confirmed to their end
+            middle = (done + rest) // 2
+            if segments[middle + 1] <= self.cursor + 1:
+                done = middle + 1
+            else:
+                rest = middle
         capacity = self._store.capacity
+        held = len(segments) - done
         return max(0, capacity - held) * 100 // capacity if capacity > 0 else 0
 
     def _make_room(self):

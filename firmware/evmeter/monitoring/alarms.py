@@ -10,6 +10,8 @@ PILOT = "PILOT"
 DIODE = "DIODE"
 WATCHDOG = "WATCHDOG_RESET"
 TASK = "TASK"
+_ALL = (METER, METER_CHANGED, JOURNAL, JOURNAL_FULL, KEY, SESSION_REFUSED, PILOT, DIODE, WATCHDOG,
+        TASK)
 
 CRITICAL = "crit"
 WARNING = "warn"
@@ -21,7 +23,8 @@ class Alarms:
     def __init__(self, clock):
         self._clock = clock
         self._active = {}
-        self._changed = set()
+        # All of them once: what a broker retains of an earlier boot may be gone by now.
+        self._changed = set(_ALL)
         self.on_change = None
 
     def raise_(self, code, severity, text):

@@ -40,6 +40,7 @@ class SessionKeeper:
         self._meter_events = []
         self._jump_mwh = 0  # jumps of the register since the mark, outside of sessions
         self._saved_ms = 0
+        self._ended_unix_ms = 0
         self._started_ms = 0
         self.machine = rules.SessionMachine(config["session"]["finished_after_s"] * 1000)
         self.filter = pilot.PilotFilter()
@@ -205,7 +206,9 @@ class SessionKeeper:
         session = Session()
         session.meter = self._meter_code()
         session.begin_mwh = session.last_mwh = begin_mwh
-        session.begin_unix_ms = self._clock.unix_ms_at(read_ms if late else at_ms)
+        # A session that follows a power failure at once must not begin before that one's end.
+        session.begin_unix_ms = max(self._clock.unix_ms_at(read_ms if late else at_ms),
+                                    self._ended_unix_ms)
         session.begin_quality = self._clock.quality
         reading = (session.begin_unix_ms, session.begin_quality, "B", begin_mwh, "", letter)
         session.begin_seq, session.page, self.sid = await self._ledger.begin(reading, self._id)
@@ -285,6 +288,7 @@ class SessionKeeper:
         )
         if self._journal.open_seq:  # not yet written by an attempt that died afterwards
             await self._ledger.complete(self.sid, readings, session.gap_mwh, billable)
+        self._ended_unix_ms = end_unix_ms
         await self._ledger.event(rules.CLOSE, self.sid, at_ms, {
             "begin_mwh": session.begin_mwh, "end_mwh": end_mwh, "gap_mwh": session.gap_mwh,
             "energy_mwh": energy_mwh, "tx": tx, "dur_s": session.duration_s,

@@ -21,6 +21,7 @@ class Watch:
         self.telemetry = {}
         self.telemetry_at = 0.0
         self.online = False
+        self._alarms = set()
         self.head = 0  # highest sequence number seen on its way
         self.confirmed = 0  # highest that the backend has confirmed
         self.events = []  # (name, message) of evt and rec
@@ -64,8 +65,10 @@ class Watch:
 
     def _alarm(self, code, payload):
         if payload:
+            self._alarms.add(code)
             self.say("alarm %s: %s" % (code, json.loads(payload)["text"]))
-        else:
+        elif code in self._alarms:
+            self._alarms.remove(code)
             self.say("alarm %s cleared" % code)
 
     def _durable(self, topic, body):
