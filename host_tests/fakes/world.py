@@ -70,7 +70,7 @@ class FakeBoard:
 
     def __init__(self):
         self.nvs = MemoryNvs()
-        self.store = MemoryStore(capacity=200, segment_bytes=4096)
+        self.store = MemoryStore(capacity=400, segment_bytes=300)
         self.reset_cause = "power-on"
         self._ram = b""
 
