@@ -50,11 +50,11 @@ def test_a_session_that_must_be_refused_raises_an_alarm_and_its_energy_is_declar
         if what == "meter":
             device.meter.answers = False
         if what == "room":
-            board.store.capacity = 9
+            board.store.capacity = 60
             for _ in range(40):
                 device.journal.append(frames.EVT, b'{"ev": "filler", "seq": %d}' % (
                     device.journal.next_seq) + b" " * 200)
-            board.store.capacity = 3
+            board.store.capacity = 44
         device.run(3000, PILOT_B)
         device.run(10000, PILOT_C, 7200)
         assert device.keeper.session is None
