@@ -83,6 +83,7 @@ def test_another_meter_after_the_reboot_closes_the_session():
     by_name = dict(again.messages())
     assert by_name["power_fail"]["why"] == "meter exchanged"
     assert by_name["close"]["bill"] == 0
+    assert '"ST":"X"' in by_name["complete"]["ocmf"]
 
 
 def test_another_meter_between_sessions_is_declared_and_no_energy():

@@ -29,8 +29,11 @@ def test_a_checkpoint_comes_back_as_it_was_and_is_small():
                  "last_unix_ms", "last_quality", "gap_mwh", "duration_s", "meter", "jump_mwh",
                  "charged", "spoiled"):
         assert getattr(again, name) == getattr(session, name), name
-    session.spoiled = "meter exchanged"
-    assert unpack(session.pack()).spoiled
+    for cause, exchanged in (("meter exchanged", True), ("register stepped back", False)):
+        session.spoiled = cause
+        again = unpack(session.pack())
+        assert again.spoiled
+        assert again.exchanged() == exchanged
 
 
 def test_what_is_no_checkpoint_gives_none():

@@ -279,7 +279,7 @@ class SessionKeeper:
         session = self.session
         energy_mwh = end_mwh - session.begin_mwh - session.jump_mwh
         if session.spoiled and letter == "G":
-            letter = "O"
+            letter = "X" if session.exchanged() else "O"
         billable = (letter == "G" and not session.spoiled and energy_mwh >= 0
                     and energy_mwh >= _BILLABLE_STEPS * self._step_mwh)
         readings = (

@@ -27,10 +27,15 @@ class Session:
         self.charged = False
         self.spoiled = ""  # why the session cannot be billed, if so
 
+    def exchanged(self):
+        """Whether it was spoiled by another meter in the place of the first."""
+        return "exchanged" in self.spoiled
+
     def pack(self):
         """The checkpoint: 69 bytes."""
         return struct.pack(
-            _FORMAT, _VERSION, (1 if self.charged else 0) | (2 if self.spoiled else 0),
+            _FORMAT, _VERSION, (1 if self.charged else 0) | (2 if self.spoiled else 0)
+            | (4 if self.exchanged() else 0),
             self.begin_seq, self.page, self.begin_mwh, self.begin_unix_ms,
             ord(self.begin_quality), self.last_mwh, self.last_unix_ms, ord(self.last_quality),
             self.gap_mwh, self.duration_s, self.meter, self.jump_mwh)
@@ -47,5 +52,6 @@ def unpack(body):
     session.begin_quality = chr(begin)
     session.last_quality = chr(last)
     session.charged = bool(flags & 1)
-    session.spoiled = "before reboot" if flags & 2 else ""
+    if flags & 2:
+        session.spoiled = "meter exchanged" if flags & 4 else "register not continuous"
     return session
