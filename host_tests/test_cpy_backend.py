@@ -369,8 +369,8 @@ def test_the_balance_adds_up_from_events(store):
     store.enrol("d", device.key_id, device.spki)
     events = (("boot", {"reg_mwh": 5000, "out_mwh": 0}),
               ("open", {"reg_mwh": 7000, "out_mwh": 2000}),
-              ("close", {"begin_mwh": 7000, "end_mwh": 19000, "energy_mwh": 12000,
-                         "gap_mwh": 3000}),
+              ("complete", {"begin_mwh": 7000, "reg_mwh": 19000, "gap_mwh": 3000,
+                            "jump_mwh": 0}),
               ("boot", {"reg_mwh": 20000, "out_mwh": 1000}))
     store.add([messages.read("d", "evt", device.event(seq, name, **fields), store.trusted())
                for seq, (name, fields) in enumerate(events, 1)])

@@ -187,7 +187,7 @@ def test_a_line_that_nobody_reads_and_one_that_ends_in_mid_reply():
         wire = Wire(1_000_000_000, 10, 1)
         wire.start()
         meter = os.open(wire.meter_path, os.O_RDWR | os.O_NOCTTY)
-        for _ in range(40):
+        for _ in range(100):  # more than a pty holds
             os.write(meter, bytes(500))
             await asyncio.sleep(0.003)
         wire.stop()

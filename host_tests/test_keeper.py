@@ -79,8 +79,7 @@ def test_a_meter_that_comes_back_lets_the_session_open_late():
     device.meter.answers = True
     device.run(30000, PILOT_C, 7200)
     device.run(1000, PILOT_A)
-    opened = dict(device.messages())["open"]
-    assert opened["out_mwh"] > 0
+    assert dict(device.messages())["begin"]["out_mwh"] > 0
     assert device.balance() == (device.meter.register_mwh - 1_000_000) // 1000 * 1000
 
 

@@ -13,7 +13,7 @@ from micropython import const
 
 _TICK_MS = const(10)
 _DRAIN_BYTES = const(256)
-_DRAIN_ROUNDS = const(64)  # four times what a pty holds
+_DRAIN_ROUNDS = const(256)  # 64 KiB, more than a pty holds
 _CPYTHON = sys.implementation.name == "cpython"
 _PARITY = {"N": "-parenb", "E": "parenb -parodd", "O": "parenb parodd"}
 

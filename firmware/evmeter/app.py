@@ -76,8 +76,7 @@ class App:
                              self.monitor, self.signer.key_id if self.signer else "")
         self.keeper.on_change = self.uplink.status_changed
         self.poll.on_event = self._on_meter_event
-        interval_mwh = self.journal.interval_mwh
-        self.intervals = Intervals(interval_mwh if interval_mwh >= 0 else None)
+        self.intervals = Intervals(self.journal.interval_mwh)
         self.poll.on_reading = self._on_reading
         self.alarms.on_change = self.uplink.status_changed
 
@@ -122,8 +121,7 @@ class App:
             meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"])
         except ProfileError as error:
             raise StartError(str(error)) from None
-        mark_mwh = self.journal.mark_mwh
-        gate = Gate(settings["p_max_w"], meter.step_mwh, mark_mwh if mark_mwh >= 0 else None)
+        gate = Gate(settings["p_max_w"], meter.step_mwh, self.journal.mark_mwh)
         self.poll = MeterPoll(meter, gate, self.clock, settings["period_ms"])
         if meter.confidence != "high":
             log.warning("meter profile %s is of %s confidence", settings["profile"],

@@ -27,7 +27,7 @@ class Device:
     """A device over a board that outlives it; `run` lets time and the tasks go on."""
 
     def __init__(self, board, unix_ms=START_UNIX_MS, register_mwh=1_000_000, quality="I",
-                 serial="21034567", signer=True):
+                 serial="21034567", signer=True, keeper=SessionKeeper):
         self.board = board
         self.clock = FakeClock(unix_ms, quality)
         self.meter = FakeMeter(self.clock, register_mwh, serial)
@@ -36,32 +36,48 @@ class Device:
         self.journal.open()
         ledger = Ledger(self.journal, FakeSigner() if signer else None, self.clock, Idle(),
                         self._identity)
-        self.keeper = SessionKeeper(_CONFIG, self.clock, self.meter, ledger, self.journal,
-                                    self.alarms, board)
+        self.keeper = keeper(_CONFIG, self.clock, self.meter, ledger, self.journal,
+                             self.alarms, board)
         self.keeper.pause = _no_time
         self.pilot = PILOT_A
 
     def _identity(self):
         return {"MS": self.meter.serial}, 1000, "meter"
 
-    async def _run(self, ms, power_w):
+    async def _live(self, steps):
         task = asyncio.create_task(self.keeper.run())
-        for _ in range(ms // 50):
-            self.clock.advance(50)
-            self.meter.register_mwh += power_w * 50 // 3600
-            self.keeper.window(*self.pilot)
-            for _ in range(6):
-                await asyncio.sleep_ms(0)
+        for ms, pilot, power_w, hook in steps:
+            self.pilot = pilot or self.pilot
+            if hook:
+                hook(self)
+            for _ in range(ms // 50):
+                self.clock.advance(50)
+                self.meter.register_mwh += power_w * 50 // 3600
+                self.keeper.window(*self.pilot)
+                for _ in range(6):
+                    await asyncio.sleep_ms(0)
+                if task.done():
+                    return await self._end(task)
         task.cancel()
+        return await self._end(task)
+
+    async def _end(self, task):
         try:
             await task
         except asyncio.CancelledError:
-            return
+            return None
+        except Exception as error:
+            return error
+
+    def live(self, steps):
+        """One stretch of life: rows (ms, pilot or None, power in W, function of the device or
+        None). Returns the exception that ended the keeper's task, or None."""
+        return asyncio.run(self._live(steps))
 
     def run(self, ms, pilot=None, power_w=0):
-        if pilot:
-            self.pilot = pilot
-        asyncio.run(self._run(ms, power_w))
+        error = self.live(((ms, pilot, power_w, None),))
+        if error:
+            raise error
 
     def messages(self):
         found = []
@@ -77,6 +93,9 @@ class Device:
 
     def balance(self):
         """Energy of sessions and outside of them, as the messages declare it."""
-        sessions = sum(m["energy_mwh"] for name, m in self.messages() if name == "close")
-        outside = sum(m.get("out_mwh", 0) for _, m in self.messages())
-        return sessions + outside
+        total = 0
+        for name, message in self.messages():
+            total += message.get("out_mwh", 0)
+            if name == "complete":
+                total += message["reg_mwh"] - message["begin_mwh"] - message["jump_mwh"]
+        return total

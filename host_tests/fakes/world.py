@@ -68,9 +68,9 @@ class FakeBoard:
 
     permit = None
 
-    def __init__(self):
-        self.nvs = MemoryNvs()
-        self.store = MemoryStore(capacity=400, segment_bytes=300)
+    def __init__(self, power=None):
+        self.nvs = MemoryNvs(power)
+        self.store = MemoryStore(power, capacity=400, segment_bytes=300)
         self.reset_cause = "power-on"
         self._ram = b""
 

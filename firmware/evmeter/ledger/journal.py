@@ -30,6 +30,7 @@ _HEAD = "<IIIqq16s16s"
 _HEAD_KEY = "head"
 _HEAD_BYTES = const(64)
 _CRC_AT = const(60)
+_NONE_MWH = -(1 << 62)  # no register yet; a mark can be negative after a jump
 _NO_HASH = bytes(16)
 
 
@@ -42,7 +43,7 @@ class Journal:
 
     Beside the sequence the head holds `page` (pagination of the newest record), `open_seq` (begin
     record of the open session, 0: none), `mark_mwh` (register up to which energy is accounted for,
-    -1: none), `interval_mwh` (register at which the newest interval ended, -1: none) and
+    or None), `interval_mwh` (register at which the newest interval ended, or None) and
     `record_hash`. `account(type, payload)` gives what of these a frame changes, as a dict; it is
     called only to take over a frame that the second store has not heard of.
     """
@@ -61,8 +62,8 @@ class Journal:
         self.next_seq = 1
         self.page = 0
         self.open_seq = 0
-        self.mark_mwh = -1
-        self.interval_mwh = -1
+        self.mark_mwh = None
+        self.interval_mwh = None
         self.hash = _NO_HASH
         self.record_hash = _NO_HASH
         self.cursor = 0
@@ -126,12 +127,18 @@ class Journal:
             return False
         (self.next_seq, self.page, self.open_seq, self.mark_mwh, self.interval_mwh, self.hash,
          self.record_hash) = struct.unpack_from(_HEAD, self._head)
+        if self.mark_mwh == _NONE_MWH:
+            self.mark_mwh = None
+        if self.interval_mwh == _NONE_MWH:
+            self.interval_mwh = None
         return True
 
     def _save_head(self):
         head = self._head
-        struct.pack_into(_HEAD, head, 0, self.next_seq, self.page, self.open_seq, self.mark_mwh,
-                         self.interval_mwh, self.hash, self.record_hash)
+        mark_mwh = _NONE_MWH if self.mark_mwh is None else self.mark_mwh
+        interval_mwh = _NONE_MWH if self.interval_mwh is None else self.interval_mwh
+        struct.pack_into(_HEAD, head, 0, self.next_seq, self.page, self.open_seq, mark_mwh,
+                         interval_mwh, self.hash, self.record_hash)
         crc = binascii.crc32(memoryview(head)[:_CRC_AT]) & 0xFFFFFFFF
         head[_CRC_AT:] = crc.to_bytes(4, "little")
         self._nvs.set_blob(_HEAD_KEY, head)

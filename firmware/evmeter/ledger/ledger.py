@@ -97,27 +97,31 @@ class Ledger:
                 "p_max_mw": peak_mw, "q": quality}, "", unix_ms, clock)
             await self._append(frames.IVL, payload, interval_mwh=start_mwh + energy_mwh)
 
-    async def begin(self, reading, device_id):
-        """Sign and append the begin record over one reading (TX=B); returns (sequence number,
+    async def begin(self, reading, device_id, out_mwh):
+        """Sign and append the begin record over one reading (TX=B); `out_mwh` is the energy since
+        the last accounted register that belongs to no session. Returns (sequence number,
         pagination, session id). Raises JournalError, SignerError, OcmfError."""
         async with self._lock:
             page = self._journal.page + 1
             sid = "%s-%06d" % (device_id, page)
             seq = self._journal.next_seq
-            await self._record("begin", page, sid, (reading,), [], {"open_seq": seq})
+            await self._record("begin", page, sid, (reading,), [],
+                               {"open_seq": seq, "mark_mwh": reading[3]}, {"out_mwh": out_mwh})
             return seq, page, sid
 
-    async def complete(self, sid, readings, gap_mwh, billable):
+    async def complete(self, sid, readings, gap_mwh, jump_mwh, billable):
         """Sign and append the complete record: begin reading, tariff changes, end reading.
-        Returns its sequence number. Raises JournalError, SignerError, OcmfError."""
+        `jump_mwh`: by so much the register went on from elsewhere in between. Returns its sequence
+        number. Raises JournalError, SignerError, OcmfError."""
         vendor = [("ZB", 1 if billable else 0)]
         if gap_mwh:
             vendor.append(("ZG", gap_mwh))
         async with self._lock:
             return await self._record("complete", self._journal.page + 1, sid, readings, vendor,
-                                      {"open_seq": 0, "mark_mwh": readings[-1][3]})
+                                      {"open_seq": 0, "mark_mwh": readings[-1][3]},
+                                      {"gap_mwh": gap_mwh, "jump_mwh": jump_mwh})
 
-    async def _record(self, kind, page, sid, readings, vendor, head):
+    async def _record(self, kind, page, sid, readings, vendor, head, message):
         journal = self._journal
         previous = binascii.hexlify(journal.record_hash).decode()
         fields, step_mwh, serial_source = self._identity()
@@ -125,11 +129,10 @@ class Ledger:
         signed = ocmf.payload(kind, fields, page, step_mwh, readings, vendor)
         digest = hashlib.sha256(signed.encode()).digest()
         text = ocmf.envelope(signed, await self._signer.sign(digest))
-        unix_ms, quality, _, begin_mwh, _, _ = readings[0]
-        message = {"kind": kind, "ocmf": text, "begin_mwh": begin_mwh, "begin_ms": unix_ms}
-        if "mark_mwh" in head:
-            message["reg_mwh"] = head["mark_mwh"]
-            unix_ms, quality = readings[-1][:2]
+        message["kind"] = kind
+        message["ocmf"] = text
+        message["begin_ms"], _, _, message["begin_mwh"], _, _ = readings[0]
+        unix_ms, quality, _, message["reg_mwh"], _, _ = readings[-1]
         payload = self._message(message, sid, unix_ms, quality)
         return await self._append(frames.REC, payload, page=page, record_hash=digest[:16], **head)
 

@@ -38,7 +38,6 @@ class SessionKeeper:
         self._step_mwh = meter.step_mwh
         self._queue = []
         self._meter_events = []
-        self._jump_mwh = 0  # jumps of the register since the mark, outside of sessions
         self._saved_ms = 0
         self._ended_unix_ms = 0
         self._started_ms = 0
@@ -83,8 +82,6 @@ class SessionKeeper:
         fields["jump_mwh"] = jump_mwh
         if self.session:
             self._spoil(fields["cause"], jump_mwh)
-        else:
-            self._jump_mwh += jump_mwh
         self._meter_events.append((name, self._clock.mono_ms(), fields))
         return jump_mwh
 
@@ -95,9 +92,16 @@ class SessionKeeper:
         session.last_mwh += jump_mwh
 
     async def _tell_meter_events(self):
-        """Write what happened to the meter before anything that builds on its register."""
+        """Write what happened to the meter before anything that builds on its register. The mark
+        goes along with the jump: inside a session it stays at begin plus jumps."""
         while self._meter_events:
-            await self._event(*self._meter_events[0])
+            name, at_ms, fields = self._meter_events[0]
+            mark_mwh = self._journal.mark_mwh
+            if mark_mwh is None:  # nothing is accounted for yet: there is nothing to jump from
+                fields["jump_mwh"] = 0
+            else:
+                mark_mwh += fields["jump_mwh"]
+            await self._event(name, at_ms, fields, mark_mwh)
             self._meter_events.pop(0)
 
     def _changed(self):
@@ -170,7 +174,7 @@ class SessionKeeper:
     def _out_mwh(self, register_mwh):
         """Energy since the last accounted register that belongs to no session."""
         mark_mwh = self._journal.mark_mwh
-        return register_mwh - mark_mwh - self._jump_mwh if mark_mwh >= 0 else 0
+        return 0 if mark_mwh is None else register_mwh - mark_mwh
 
     # -- start --
 
@@ -195,9 +199,7 @@ class SessionKeeper:
                 return
             await self._begin(at_ms, mwh, letter, read_ms)
         await self._checkpoint()
-        begin_mwh = self.session.begin_mwh
-        await self._event(rules.OPEN, at_ms, {"out_mwh": self._out_mwh(begin_mwh)}, begin_mwh)
-        self._jump_mwh = 0
+        await self._event(rules.OPEN, at_ms, {})
 
     async def _begin(self, at_ms, mwh, letter, read_ms):
         await self._tell_meter_events()
@@ -211,7 +213,8 @@ class SessionKeeper:
                                     self._ended_unix_ms)
         session.begin_quality = self._clock.quality
         reading = (session.begin_unix_ms, session.begin_quality, "B", begin_mwh, "", letter)
-        session.begin_seq, session.page, self.sid = await self._ledger.begin(reading, self._id)
+        session.begin_seq, session.page, self.sid = await self._ledger.begin(
+            reading, self._id, self._out_mwh(begin_mwh))
         self.session = session
         self._started_ms = at_ms
         self.refused = ""
@@ -287,7 +290,8 @@ class SessionKeeper:
             (end_unix_ms, self._clock.quality, tx, end_mwh, "", letter),
         )
         if self._journal.open_seq:  # not yet written by an attempt that died afterwards
-            await self._ledger.complete(self.sid, readings, session.gap_mwh, billable)
+            await self._ledger.complete(self.sid, readings, session.gap_mwh, session.jump_mwh,
+                                        billable)
         self._ended_unix_ms = end_unix_ms
         await self._ledger.event(rules.CLOSE, self.sid, at_ms, {
             "begin_mwh": session.begin_mwh, "end_mwh": end_mwh, "gap_mwh": session.gap_mwh,
@@ -305,43 +309,43 @@ class SessionKeeper:
             await self.pause(100)
         now_ms = self._clock.mono_ms()
         register_mwh = self.register_mwh()
-        session = self._stored_session() if self._journal.ready else None
         if not self._journal.ready:
             return
-        self.session = session
-        self._compare_meter(session, register_mwh)
-        mark_mwh = register_mwh
-        if session:
-            # What flowed since its begin is the session's own.
-            mark_mwh = session.begin_mwh
-            if self._jump_mwh:
-                self._spoil("meter goes on from elsewhere", self._jump_mwh)
-                self._jump_mwh = 0
+        # First, for the stored session learns of a jump by the journal's mark.
         await self._tell_meter_events()
-        await self._ledger.event("boot", self.sid, now_ms, {
-            "out_mwh": self._out_mwh(mark_mwh), "now_mwh": register_mwh,
-            "cause": self._board.reset_cause, "faults": self._journal.faults}, mark_mwh)
-        self._jump_mwh = 0
+        self.session = session = self._stored_session()
+        code = self._meter_code() & 0x7FFFFFFF  # the second store holds signed 32-bit numbers
+        known = self._known_meter()
+        if known not in (code, None):
+            self._exchanged(session, register_mwh)
+        await self._tell_meter_events()
+        if known != code:
+            self._board.nvs.set_i32(_METER_KEY, code)
+            self._board.nvs.commit()
+        fields = {"now_mwh": register_mwh, "cause": self._board.reset_cause,
+                  "faults": self._journal.faults}
+        if session:  # what flowed since its begin is the session's own
+            await self._ledger.event("boot", self.sid, now_ms, fields)
+        else:
+            fields["out_mwh"] = self._out_mwh(register_mwh)
+            await self._ledger.event("boot", "", now_ms, fields, register_mwh)
         if session:
             await self._settle(session, register_mwh, now_ms)
 
-    def _compare_meter(self, session, register_mwh):
-        """Whether it is the meter of before the reboot; its register tells nothing of another."""
-        nvs = self._board.nvs
-        code = self._meter_code() & 0x7FFFFFFF  # the second store holds signed 32-bit numbers
+    def _known_meter(self):
+        """The code of the meter of before the reboot, or None."""
         try:
-            known = nvs.get_i32(_METER_KEY)
+            return self._board.nvs.get_i32(_METER_KEY)
         except OSError:
-            known = None
-        if known == code:
-            return
+            return None
+
+    def _exchanged(self, session, register_mwh):
+        """Another meter than before the reboot: its register tells nothing of the first one's."""
         old_mwh = session.last_mwh if session else self._journal.mark_mwh
-        if known is not None and old_mwh >= 0:
+        if old_mwh is not None:
             self.meter_event("meter_rebase", {
                 "old_mwh": old_mwh, "new_mwh": register_mwh, "modulus_mwh": 0, "diff_mwh": None,
                 "cause": "meter exchanged while off"})
-        nvs.set_i32(_METER_KEY, code)
-        nvs.commit()
 
     def _stored_session(self):
         """The session that was open before the boot, from the freshest place that knows it."""
@@ -356,6 +360,12 @@ class SessionKeeper:
                 best = found
         if best is None:
             best = self._begun(open_seq)
+        # The journal's mark went along with every jump, the checkpoint may be older.
+        jump_mwh = self._journal.mark_mwh - best.begin_mwh
+        if jump_mwh != best.jump_mwh:
+            best.spoiled = best.spoiled or "register not continuous"
+            best.last_mwh += jump_mwh - best.jump_mwh
+            best.jump_mwh = jump_mwh
         self.sid = "%s-%06d" % (self._id, best.page)
         return best
 

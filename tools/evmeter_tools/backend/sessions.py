@@ -48,21 +48,22 @@ def missing_numbers(store, device):
 
 
 def balance(store, device):
-    """The energy balance of `device` from its events (whole numbers, mWh)."""
+    """The energy balance of `device` from its messages (whole numbers, mWh)."""
     result = Balance(missing=missing_numbers(store, device))
-    for row in store.rows(device, "evt"):
-        event = json.loads(row.payload)
-        outside_mwh = event.get("out_mwh", 0)
+    for row in store.rows(device):
+        message = json.loads(row.payload)
+        outside_mwh = message.get("out_mwh", 0)
         result.outside_mwh += outside_mwh
-        result.jump_mwh += event.get("jump_mwh", 0)
-        if event["ev"] == "boot" and result.first_mwh is None:
-            result.first_mwh = event["reg_mwh"] - outside_mwh
-        if event["ev"] == "close":
-            result.sessions_mwh += event["energy_mwh"]
-            result.gap_mwh += event["gap_mwh"]
-            result.last_mwh = event["end_mwh"]
-        elif "reg_mwh" in event:
-            result.last_mwh = event["reg_mwh"]
+        if row.kind == "boot" and result.first_mwh is None:
+            result.first_mwh = message["reg_mwh"] - outside_mwh
+        if row.kind == "meter_rebase":
+            result.jump_mwh += message["jump_mwh"]
+        if row.kind == "complete":
+            session_mwh = message["reg_mwh"] - message["begin_mwh"] - message["jump_mwh"]
+            result.sessions_mwh += session_mwh
+            result.gap_mwh += message["gap_mwh"]
+        if "reg_mwh" in message:
+            result.last_mwh = message["reg_mwh"]
     return result
 
 
