@@ -36,9 +36,9 @@ class World:
         device = Device(self.board, self.unix_ms, self.register_mwh, quality, self.serial,
                         keeper=self.keeper)
         device.pilot = self.pilot
-        mark_mwh = device.journal.mark_mwh
-        if mark_mwh is not None and self.register_mwh < mark_mwh - 500:
-            _gate(device, mark_mwh)
+        base_mwh = device.keeper.base_mwh()
+        if base_mwh is not None and self.register_mwh < base_mwh - 500:
+            _gate(device, base_mwh)
         return device
 
     def _steps(self):
@@ -177,6 +177,9 @@ class _Forgetful(SessionKeeper):
 
     def _stored_session(self):
         return None
+
+    def base_mwh(self):
+        return self._journal.mark_mwh
 
 
 class _Trusting(SessionKeeper):

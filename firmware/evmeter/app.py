@@ -69,6 +69,7 @@ class App:
         self.pilot = ControlPilot(board.pilot_adc, settings["pilot"]["front_end"], board.pace_us)
         self.keeper = SessionKeeper(settings, self.clock, self.poll, self.ledger, self.journal,
                                     self.alarms, board)
+        self._set_base()
         self.monitor = Monitor(settings, self.clock, board, self.poll, self.keeper, self.journal,
                                self.signer, self.alarms, self.boots)
         self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
@@ -121,11 +122,17 @@ class App:
             meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"])
         except ProfileError as error:
             raise StartError(str(error)) from None
-        gate = Gate(settings["p_max_w"], meter.step_mwh, self.journal.mark_mwh)
-        self.poll = MeterPoll(meter, gate, self.clock, settings["period_ms"])
+        self.gate = Gate(settings["p_max_w"], meter.step_mwh)
+        self.poll = MeterPoll(meter, self.gate, self.clock, settings["period_ms"])
         if meter.confidence != "high":
             log.warning("meter profile %s is of %s confidence", settings["profile"],
                         meter.confidence)
+
+    def _set_base(self):
+        try:
+            self.gate.base(self.keeper.base_mwh())
+        except JournalError as error:
+            self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, str(error))
 
     def _identity(self):
         poll = self.poll

@@ -314,6 +314,8 @@ class SessionKeeper:
         # First, for the stored session learns of a jump by the journal's mark.
         await self._tell_meter_events()
         self.session = session = self._stored_session()
+        if session:
+            self.sid = "%s-%06d" % (self._id, session.page)
         code = self._meter_code() & 0x7FFFFFFF  # the second store holds signed 32-bit numbers
         known = self._known_meter()
         if known not in (code, None):
@@ -347,6 +349,13 @@ class SessionKeeper:
                 "old_mwh": old_mwh, "new_mwh": register_mwh, "modulus_mwh": 0, "diff_mwh": None,
                 "cause": "meter exchanged while off"})
 
+    def base_mwh(self):
+        """The last register known before the boot, or None: what the first reading is judged by.
+        Raises JournalError."""
+        if not self._journal.open_seq:
+            return self._journal.mark_mwh
+        return self._stored_session().last_mwh
+
     def _stored_session(self):
         """The session that was open before the boot, from the freshest place that knows it."""
         open_seq = self._journal.open_seq
@@ -366,7 +375,6 @@ class SessionKeeper:
             best.spoiled = best.spoiled or "register not continuous"
             best.last_mwh += jump_mwh - best.jump_mwh
             best.jump_mwh = jump_mwh
-        self.sid = "%s-%06d" % (self._id, best.page)
         return best
 
     def _begun(self, open_seq):
