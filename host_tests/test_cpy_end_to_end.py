@@ -13,8 +13,8 @@ import pytest
 
 from evmeter_tools.backend.sessions import balance, device_report
 from evmeter_tools.backend.store import Store
-from evmeter_tools.demo.bench import Bench
-from evmeter_tools.demo.view import View
+from evmeter_tools.bench.stand import Bench
+from evmeter_tools.bench.view import View
 from evmeter_tools.host_device import HostDevice, micropython
 from evmeter_tools.verify.check import check_record
 from verifiers import mutations, node, pyocmf_accepts

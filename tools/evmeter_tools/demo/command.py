@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from evmeter_tools.bench.stand import Bench
+from evmeter_tools.bench.view import View
 from evmeter_tools.demo import run
-from evmeter_tools.demo.bench import Bench
-from evmeter_tools.demo.view import View
 from evmeter_tools.errors import UserError
 from evmeter_tools.paths import BUILD
 

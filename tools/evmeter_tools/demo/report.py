@@ -5,7 +5,7 @@ from rich.table import Table
 
 from evmeter_tools.backend.sessions import balance, device_report, export_lines
 from evmeter_tools.backend.store import Store
-from evmeter_tools.demo.view import energy_text
+from evmeter_tools.bench.view import energy_text
 
 
 def _reading(reading):

@@ -4,9 +4,9 @@ import shutil
 import time
 from pathlib import Path
 
+from evmeter_tools.bench.stand import Bench
+from evmeter_tools.bench.view import View
 from evmeter_tools.demo import report
-from evmeter_tools.demo.bench import Bench
-from evmeter_tools.demo.view import View
 from evmeter_tools.errors import UserError
 from evmeter_tools.paths import BUILD
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from evmeter_tools.backend.broker import Broker
 from evmeter_tools.backend.store import Store
 from evmeter_tools.bench.meter import float_bits_mwh
-from evmeter_tools.demo.rig_client import Rig
-from evmeter_tools.demo.watch import Watch
+from evmeter_tools.bench.rig_client import Rig
+from evmeter_tools.bench.watch import Watch
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice, micropython
 from evmeter_tools.paths import ROOT
