@@ -6,8 +6,8 @@ import host_flash
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.segments import SegmentStore
+from evmeter_tools.faults.ram_flash import RamFlash
 from fakes.memory_store import MemoryNvs
-from fakes.ram_flash import RamFlash
 
 _BLOCKS = 24
 _APPENDS = 24

@@ -1,6 +1,7 @@
 """The uplink between a journal and a broker in memory."""
 
 import asyncio
+import gc
 import json
 
 from evmeter.uplink import mqtt, publisher
@@ -71,6 +72,7 @@ class UplinkBench:
     """An Uplink on a broker in memory; `play` runs it and takes the steps one by one."""
 
     def __init__(self, frames=6):
+        gc.collect()  # a link takes 7 KB in two pieces, and the heap of the tests is small
         self.broker = Backend()
         self.journal = MemoryJournal([(1 + number % 4, b"frame %d" % (number + 1))
                                       for number in range(frames)])

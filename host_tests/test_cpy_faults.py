@@ -1,0 +1,171 @@
+"""A sample of each fault campaign; the fuzzers' targets on their seeds and mutations of them."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from evmeter_tools.faults import bus, command, meter, power_cut
+from evmeter_tools.faults.line import LineUart, Time
+
+FUZZ = Path(__file__).resolve().parent / "fuzz"
+sys.path.insert(0, str(FUZZ))
+
+import targets  # noqa: E402
+
+
+def _all_good(result, trials, controls):
+    assert result.texts == []
+    assert result.trials >= trials
+    assert result.controls == dict.fromkeys(result.controls, True)
+    assert len(result.controls) == controls
+    assert result.good
+
+
+def test_bus_campaign():
+    result = bus.run(3000, control_trials=800)
+    _all_good(result, 3000, 5)
+    for kind in meter.KINDS:
+        assert result.counts["fault: " + kind] > 10, kind
+    assert result.counts["believed"] > 1000 and result.counts["edge readings believed"] > 50
+
+
+def test_bus_campaign_is_the_same_each_time():
+    first, again = (bus.run(400, seed=9, control_trials=0) for _ in range(2))
+    assert first.counts == again.counts
+
+
+def test_power_cut_campaign():
+    result = power_cut.power_cut(600, appends=24, each=13)
+    _all_good(result, 600, 3)
+    assert result.counts["cut points on flash"] > 500
+    assert result.counts["second lives that were cut"] > 0
+
+
+def test_bit_rot_campaign():
+    _all_good(power_cut.bit_rot(300, control_trials=300, appends=24), 300, 2)
+
+
+def _mutations(seed, rng):
+    yield seed
+    for _ in range(120):
+        data = bytearray(seed)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(data) + 1)
+            data[at:at + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
+        yield bytes(data)
+
+
+@pytest.mark.parametrize("target", sorted(targets.TARGETS))
+def test_fuzz_targets_on_their_seeds(target):
+    rng = random.Random(target)
+    seeds = sorted((FUZZ / "seeds" / target).iterdir())
+    assert len(seeds) > 4
+    for path in seeds:
+        for data in _mutations(path.read_bytes(), rng):
+            targets.TARGETS[target](data)
+
+
+@pytest.mark.parametrize(("target", "name", "broken"), [
+    ("modbus", "find_reply", lambda line, length, *_: 3),
+    ("modbus", "find_reply", lambda line, length, unit, function, count: -999),
+    ("gate", "decode", lambda *_: 7),
+    ("gate", "Gate", lambda *_, **__: _Credulous()),
+    ("ack", "parse_ack", lambda *_: (70001, [], [])),
+])
+def test_the_targets_notice_a_wrong_parser(target, name, broken, monkeypatch):
+    monkeypatch.setattr(targets, name, broken)
+    caught = 0
+    for path in (FUZZ / "seeds" / target).iterdir():
+        try:
+            targets.TARGETS[target](path.read_bytes())
+        except AssertionError:
+            caught += 1
+    assert caught
+
+
+class _Credulous:
+    event = None
+
+    def judge(self, reading):
+        return True
+
+
+def test_virtual_time_wakes_tasks_in_their_order():
+    time = Time()
+    seen = []
+
+    async def task(name, ms):
+        for _ in range(3):
+            await time.sleep_ms(ms)
+            seen.append((name, time.mono_ms()))
+
+    time.spawn(task("a", 10))
+    time.spawn(task("b", 15))
+    time.run(time.now_us + 100000)
+    assert seen == [("a", 10), ("b", 15), ("a", 20), ("b", 30), ("a", 30), ("b", 45)]
+    assert time.mono_ms() == 100
+
+
+def test_line_carries_bytes_in_time_and_loses_what_is_too_much():
+    time = Time()
+    uart = LineUart(time, 1000, lambda data, end_us: None)
+    uart.deliver(time.now_us + 5000, b"late")
+    uart.deliver(time.now_us, b"ab")
+    assert uart.any() == 0
+    time.run(time.now_us + 2000)
+    buffer = bytearray(9)
+    assert uart.any() == 2 and uart.readinto(buffer) == 2 and bytes(buffer[:2]) == b"ab"
+    time.run(time.now_us + 7000)
+    assert uart.readinto(memoryview(buffer)[1:], 3) == 3 and bytes(buffer[1:4]) == b"lat"
+    uart.deliver(time.now_us, bytes(300))
+    time.run(time.now_us + 400000)
+    assert uart.any() == 256
+    uart.fail = True
+    with pytest.raises(OSError, match="5"):
+        uart.any()
+
+
+def _run(monkeypatch, tmp_path, *arguments):
+    monkeypatch.setattr(command, "FILE", tmp_path / "faults.json")
+    app = typer.Typer()
+    app.command()(command.faults)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_command_writes_what_it_found(monkeypatch, tmp_path):
+    done = _run(monkeypatch, tmp_path, "--campaign", "bus", "--short", "--trials", "500")
+    assert done.exit_code == 0, done.output
+    assert all(len(line) <= 80 for line in done.output.splitlines())
+    assert json.loads((tmp_path / "faults.json").read_text()) == [
+        {"campaign": "bus", "trials": 500, "violations": 0, "controls_caught": 5}]
+
+
+@pytest.mark.parametrize("fault", ["violation", "control"])
+def test_command_fails_where_a_rule_is_broken_or_a_control_missed(fault, monkeypatch, tmp_path):
+    def run(trials, short, progress):
+        result = bus.Result("bus")
+        result.trials = trials
+        if fault == "violation":
+            result.wrong("x" * 200)
+        else:
+            result.controls["a wrong design"] = False
+        return result
+
+    monkeypatch.setitem(command.CAMPAIGNS, "bus", command.Campaign(run, 5, 5))
+    done = _run(monkeypatch, tmp_path, "--campaign", "bus")
+    assert done.exit_code == 1
+    assert all(len(line) <= 80 for line in done.output.splitlines())
+    assert ("xxx" if fault == "violation" else "NOT CAUGHT: a wrong design") in done.output
+
+
+def test_command_refuses_what_it_does_not_know(monkeypatch, tmp_path):
+    done = _run(monkeypatch, tmp_path, "--campaign", "moon")
+    assert "bus" in str(done.exception)
+    monkeypatch.setattr(command.fuzz.importlib.util, "find_spec", lambda name: None)
+    done = _run(monkeypatch, tmp_path, "--campaign", "fuzz-modbus")
+    assert "atheris" in str(done.exception)
