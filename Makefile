@@ -4,12 +4,14 @@ PYTHON ?= python3
 EVMETER := build/bin/evmeter
 SETUP := $(PYTHON) tools/setup/bootstrap.py
 
-.PHONY: help setup demo bench-rig test lint clean
+.PHONY: help setup demo bench-rig test bench faults lint clean
 
 help:
 	@echo "make demo                       two sessions, one broken by a power cut (2 min)"
 	@echo "make test                       everything that can be checked on this machine"
 	@echo "make bench-rig [METER=/dev/...] the bench until Ctrl-C, with a real meter if given"
+	@echo "make bench                      figures, beside what they are held against"
+	@echo "make faults                     the long fault campaigns"
 	@echo "make setup                      only set up build/"
 	@echo "make lint                       ruff"
 	@echo "make clean                      remove build/"
@@ -26,6 +28,12 @@ bench-rig: setup
 test:
 	@$(SETUP) --require micropython,mosquitto,pyocmf,node-ocmf
 	@$(EVMETER) selftest
+
+bench: setup
+	@$(EVMETER) measure
+
+faults: setup
+	@$(EVMETER) faults
 
 lint: setup
 	@build/venv/bin/ruff check .

@@ -8,6 +8,8 @@ from evmeter_tools.backend import command as backend_command
 from evmeter_tools.bench import command as bench_command
 from evmeter_tools.demo import command as demo_command
 from evmeter_tools.errors import UserError
+from evmeter_tools.faults.command import faults
+from evmeter_tools.measure.command import measure
 from evmeter_tools.testing import selftest
 from evmeter_tools.verify.command import verify
 
@@ -27,6 +29,8 @@ app.command()(demo_command.demo)
 app.command("bench-rig")(demo_command.bench_rig)
 app.command()(verify)
 app.command()(selftest)
+app.command()(faults)
+app.command()(measure)
 emulate.command("meter")(bench_command.meter)
 backend.command()(backend_command.run)
 backend.command()(backend_command.enrol)
@@ -37,7 +41,7 @@ backend.command()(backend_command.export)
 def main():
     """Run a command; a `UserError` becomes one line and exit code 2."""
     try:
-        app()
+        app(prog_name="evmeter")
     except UserError as error:
         print("evmeter: %s" % error, file=sys.stderr)
         sys.exit(2)

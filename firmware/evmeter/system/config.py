@@ -55,7 +55,7 @@ class ConfigError(Exception):
 def _check(name, value, row):
     kind, low, high, _ = row
     if isinstance(kind, tuple):
-        if value not in kind or isinstance(value, bool):
+        if value not in kind or type(value) is not type(kind[0]):
             raise ConfigError("%s is %r; allowed: %s" % (name, value, ", ".join(map(str, kind))))
     elif kind == "bool":
         if not isinstance(value, bool):
@@ -97,7 +97,8 @@ def parse(text):
     """
     try:
         given = json.loads(text)
-    except ValueError:
+    except (ValueError, RuntimeError, MemoryError):
+        # nested too deep: MemoryError or RuntimeError on MicroPython, RuntimeError on CPython
         given = None
     if given is None or not _is_closed(text):
         raise ConfigError("the configuration is not valid JSON")
@@ -105,8 +106,8 @@ def parse(text):
         raise ConfigError("the configuration must be a JSON object")
     result = {}
     for name in given:
-        if name not in FIELDS and name not in FIELDS[""]:
-            raise ConfigError("unknown field %s" % name)
+        if not name or (name not in FIELDS and name not in FIELDS[""]):
+            raise ConfigError("unknown field %s" % repr(name)[1:-1])
     for section in FIELDS:
         source = given.get(section, {}) if section else given
         if not isinstance(source, dict):
@@ -116,7 +117,7 @@ def parse(text):
             target = result[section] = {}
             for name in source:
                 if name not in FIELDS[section]:
-                    raise ConfigError("unknown field %s.%s" % (section, name))
+                    raise ConfigError("unknown field %s.%s" % (section, repr(name)[1:-1]))
         for name in FIELDS[section]:
             row = FIELDS[section][name]
             value = source.get(name, row[3])

@@ -1,0 +1,91 @@
+"""The figures' arithmetic and the table; nothing here judges a time."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from evmeter_tools.errors import UserError
+from evmeter_tools.measure import command, modbus, size, vm, wear
+
+
+def _measure(monkeypatch, tmp_path, figures, *arguments):
+    monkeypatch.setattr(command, "FILE", tmp_path / "bench.json")
+    monkeypatch.setattr(command, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(command, "FIGURES", figures)
+    app = typer.Typer()
+    app.command()(command.measure)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_least_wire_time_by_hand():
+    # 2 requests of 8, replies of 33 and 17, twice 3.5 characters; 100 ms of latency and pause each
+    assert modbus.least_ms(9600) == pytest.approx((16 + 50 + 7) * 10 / 9.6 + 200)
+    assert modbus.least_ms(2400) - 200 == pytest.approx(4 * (modbus.least_ms(9600) - 200))
+
+
+def test_command_prints_and_writes_the_figures(monkeypatch, tmp_path):
+    figures = [command.Figure(("poll_alloc_bytes",),
+                              lambda: [("poll_alloc_bytes", 513, "on " + "a machine " * 20)]),
+               command.Figure(("sign_speedup_python",),
+                              lambda: [("sign_speedup_python", 140.0, "")])]
+    done = _measure(monkeypatch, tmp_path, figures)
+    assert done.exit_code == 0, done.output
+    assert all(len(line) <= 80 for line in done.output.splitlines())
+    assert done.output.count("missed") == 1
+    assert json.loads((tmp_path / "bench.json").read_text()) == {
+        "poll_alloc_bytes": 513, "sign_speedup_python": 140.0}
+    done = _measure(monkeypatch, tmp_path, figures, "--json", "--only", "sign_speedup_python")
+    assert json.loads(done.output) == {"sign_speedup_python": 140.0}
+    done = _measure(monkeypatch, tmp_path, figures, "--only", "moon")
+    assert isinstance(done.exception, UserError)
+
+
+def test_every_figure_has_a_key_and_a_reach():
+    keys = [key for figure in command.FIGURES for key in figure.keys]
+    assert sorted(keys) == sorted(set(keys)) == sorted(command.REACH)
+
+
+def test_bytes_allocated_by_a_poll_are_fewer_than_the_peers():
+    if not (vm.BUILD / "downloads" / "micropython-modbus-2.3.7.tar.gz").exists():
+        pytest.skip("micropython-modbus was not fetched; 'evmeter measure' does it")
+    ours = vm.host().run("poll_alloc.py", "5")
+    theirs = vm.host().run("peer_alloc.py", "5", path=(vm.SCRIPTS, vm.peer()))
+    assert ours["import_mwh"] == 1138664063
+    assert theirs["kwh"] == pytest.approx(1138.664, abs=0.001)
+    assert ours["bytes"] <= 1024 < theirs["bytes"]
+
+
+def test_a_package_that_is_not_the_pinned_one_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(vm, "BUILD", tmp_path)
+    archive = tmp_path / "downloads" / "micropython-modbus-2.3.7.tar.gz"
+    archive.parent.mkdir()
+    archive.write_bytes(b"another")
+    assert hashlib.sha256(b"another").hexdigest() != vm._PEER[2]
+    with pytest.raises(UserError, match="pinned"):
+        vm.peer()
+
+
+def test_a_script_that_fails_is_one_line():
+    with pytest.raises(UserError, match="wire.py: boom"):
+        vm.result("wire.py", 1, "", "Traceback\nboom\n")
+    with pytest.raises(UserError, match="no output"):
+        vm.result("wire.py", 0, "", "")
+
+
+def test_modules_of_the_firmware_are_found_and_others_not():
+    assert size._source("evmeter.metering.gate")[1] == Path("evmeter/metering/gate.py")
+    assert size._source("evmeter.metering")[1] == Path("evmeter/metering/__init__.py")
+    assert size._source("umqtt.simple")[1] == Path("umqtt/simple.py")
+    assert size._source("asyncio") is None
+
+
+def test_a_session_has_what_the_figure_says(monkeypatch):
+    monkeypatch.setattr(wear, "_WARM", 1)
+    monkeypatch.setattr(wear, "_SESSIONS", 2)
+    found = {key: value for key, value, _ in wear.littlefs()}
+    assert 0 < found["erases_per_session"] < 40
+    assert found["wear_ten_years_percent"] > 0

@@ -1,0 +1,129 @@
+"""`evmeter faults`."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import typer
+
+from evmeter_tools import firmware
+from evmeter_tools.errors import UserError
+from evmeter_tools.faults import fuzz
+from evmeter_tools.paths import BUILD
+
+FILE = BUILD / "faults.json"
+_STEP_S = 1.0
+_TEXT_WIDTH = 78
+
+
+class Campaign(NamedTuple):
+    """`run(trials, short, progress)` gives a Result; `trials` is what is tried by default."""
+
+    run: Callable
+    trials: int
+    short: int
+
+
+def _bus(trials, short, progress):
+    from evmeter_tools.faults import bus
+
+    return bus.run(trials, progress=progress, control_trials=800 if short else 4000)
+
+
+def _power_cut(trials, short, progress):
+    from evmeter_tools.faults import power_cut
+
+    more = {"appends": 24, "each": 13} if short else {}
+    return power_cut.power_cut(trials, progress=progress, **more)
+
+
+def _bit_rot(trials, short, progress):
+    from evmeter_tools.faults import power_cut
+
+    more = {"appends": 24, "control_trials": 300} if short else {}
+    return power_cut.bit_rot(trials, progress=progress, **more)
+
+
+def _fuzz(target):
+    def run(trials, short, progress):
+        return fuzz.fuzz(target, trials, progress=progress)
+
+    return run
+
+
+# what `evmeter faults` runs; other rooms add theirs
+CAMPAIGNS = {
+    "bus": Campaign(_bus, 100000, 3000),
+    "power-cut": Campaign(_power_cut, 16000, 600),
+    "bit-rot": Campaign(_bit_rot, 20000, 300),
+}
+# by name only: they need atheris
+FUZZ = {"fuzz-" + target: Campaign(_fuzz(target), 1000000, 20000) for target in fuzz.TARGETS}
+
+
+def _progress(name):
+    """A function that tells how far a campaign is, at most once a second."""
+    told = [time.monotonic()]
+    live = sys.stdout.isatty()
+
+    def show(done, all_):
+        now = time.monotonic()
+        if now - told[0] < (_STEP_S if live else 10 * _STEP_S):
+            return
+        told[0] = now
+        print("%s%s: %d of %d" % ("\r" if live else "  ", name, done, all_),
+              end="" if live else "\n", flush=True)
+
+    return show
+
+
+def _tell(result, seconds, counts):
+    print("%s%-22s %8d trials, %d violations, %d of %d controls, %d s"
+          % ("\r" if sys.stdout.isatty() else "", result.campaign, result.trials,
+             result.violations, sum(result.controls.values()), len(result.controls), seconds))
+    for name, caught in result.controls.items():
+        if not caught:
+            print("  NOT CAUGHT: %s" % name)
+    if counts:
+        for name, number in sorted(result.counts.items()):
+            print("  %-50s %9d" % (name, number))
+    for text in result.texts:
+        for at in range(0, len(text), _TEXT_WIDTH):
+            print("  " + text[at:at + _TEXT_WIDTH])
+
+
+def faults(
+    campaign: Annotated[str, typer.Option(help="Only this one, fuzz-... too")] = "",
+    trials: Annotated[int, typer.Option(min=0, help="Trials; 0: the campaign's own")] = 0,
+    short: Annotated[bool, typer.Option("--short", help="A sample of each, in seconds")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print build/faults.json")] = False,
+):
+    """Run the fault campaigns; build/faults.json holds the counts of this run.
+
+    Exit code 1 where a rule was broken or a wrong design was not noticed.
+
+    Example: evmeter faults --campaign bus --trials 1000000
+    """
+    every = CAMPAIGNS | FUZZ
+    if campaign and campaign not in every:
+        raise UserError("campaign %s is not known; there is: %s"
+                        % (campaign, ", ".join(sorted(every))))
+    firmware.reach()
+    rows = []
+    good = True
+    for name in [campaign] if campaign else CAMPAIGNS:
+        one = every[name]
+        begun = time.monotonic()
+        result = one.run(trials or (one.short if short else one.trials), short,
+                         (lambda done, all_: None) if as_json else _progress(name))
+        rows.append(result.row())
+        good = good and result.good
+        if not as_json:
+            _tell(result, time.monotonic() - begun, not short)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    FILE.write_text(json.dumps(rows, indent=1) + "\n")
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    raise typer.Exit(0 if good else 1)

@@ -1,0 +1,71 @@
+"""Flash in memory on which the power can go at any operation, torn in the middle of it."""
+
+BLOCK_BYTES = 4096
+
+
+class RamFlash:
+    """The block device of host_flash.py over a bytearray.
+
+    `cut_at` counts programs and erases down to the one at which the power goes; `tear` says how
+    much of that one still happens: 0 nothing, 1 half of it, 2 all but the last byte. After the cut
+    nothing is written any more, whatever old file objects still try. `watch(at, data)` is called
+    before each operation with what it is going to leave at the image's offset `at`.
+    """
+
+    def __init__(self, blocks=64, image=None):
+        self.blocks = blocks
+        self.image = bytearray(image or b"\xff" * (blocks * BLOCK_BYTES))
+        self.cut_at = None
+        self.tear = 0
+        self.dead = False
+        self.operations = 0
+        self.erases = 0
+        self.watch = None
+
+    def _do(self, at, data):
+        """Leave `data` at `at`, or as much of it as the power lasts."""
+        if self.dead:
+            raise OSError(5)
+        self.operations += 1
+        if self.watch:
+            self.watch(at, data)
+        length = len(data)
+        if self.cut_at is not None:
+            self.dead = self.cut_at == 0
+            self.cut_at -= 1
+            if self.dead:
+                length = (0, length // 2, length - 1)[self.tear]
+        self.image[at : at + length] = data[:length]
+        if self.dead:
+            raise OSError(5)
+
+    def readblocks(self, block, buffer, offset=0):
+        """As MicroPython's block device protocol."""
+        if self.dead:
+            raise OSError(5)
+        at = block * BLOCK_BYTES + offset
+        buffer[:] = self.image[at : at + len(buffer)]
+
+    def writeblocks(self, block, buffer, offset=None):
+        """Program: bits only become 0. Without an offset the block is erased before."""
+        if offset is None:
+            self._erase(block)
+            offset = 0
+        at = block * BLOCK_BYTES + offset
+        held = (int.from_bytes(self.image[at : at + len(buffer)], "big")
+                & int.from_bytes(buffer, "big"))
+        self._do(at, held.to_bytes(len(buffer), "big"))
+
+    def _erase(self, block):
+        self.erases += 1
+        self._do(block * BLOCK_BYTES, b"\xff" * BLOCK_BYTES)
+
+    def ioctl(self, operation, argument):
+        """As MicroPython's block device protocol."""
+        if operation == 4:
+            return self.blocks
+        if operation == 5:
+            return BLOCK_BYTES
+        if operation == 6:
+            self._erase(argument)
+        return 0

@@ -1,0 +1,90 @@
+"""`evmeter measure`."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
+
+import typer
+
+from evmeter_tools import firmware
+from evmeter_tools.errors import UserError
+from evmeter_tools.measure import modbus, signing, size
+from evmeter_tools.paths import BUILD
+
+FILE = BUILD / "bench.json"
+_WIDTH = 78
+
+
+class Figure(NamedTuple):
+    """`run()` yields (key, value, how); `keys` it gives; limits: key -> (sign, value)."""
+
+    keys: tuple
+    run: Callable
+
+
+def _wear():
+    from evmeter_tools.measure import wear
+
+    return wear.littlefs()
+
+
+# what is measured, in the order of the table; other rooms add theirs
+FIGURES = [
+    Figure(("modbus_wire_ratio_2400",), lambda: modbus.wire_ratio(2400)),
+    Figure(("modbus_wire_ratio_9600", "modbus_requests_sdm120"), lambda: modbus.wire_ratio(9600)),
+    Figure(("poll_alloc_bytes",), modbus.poll_alloc),
+    Figure(("sign_speedup_python",), signing.speedup),
+    Figure(("mpy_total_kib", "loaded_ram_kib"), size.loaded),
+    Figure(("erases_per_session", "wear_ten_years_percent"), _wear),
+]
+# DESIGN.md section 5: reach
+REACH = {
+    "modbus_wire_ratio_2400": ("<=", 1.10), "modbus_wire_ratio_9600": ("<=", 1.10),
+    "modbus_requests_sdm120": ("<=", 2), "poll_alloc_bytes": ("<=", 512),
+    "sign_speedup_python": (">=", 140), "mpy_total_kib": ("<=", 42),
+    "loaded_ram_kib": ("<=", 72), "erases_per_session": ("<=", 15),
+    "wear_ten_years_percent": ("<=", 10),
+}
+
+
+def _tell(key, value, how):
+    sign, reach = REACH.get(key, ("", None))
+    met = reach is None or (value <= reach if sign == "<=" else value >= reach)
+    print("%-24s %10g   %-12s%s" % (key, value, "%s %g" % (sign, reach) if sign else "",
+                                    "" if met else "  missed"), flush=True)
+    while how:
+        at = len(how) if len(how) <= _WIDTH - 4 else how.rfind(" ", 0, _WIDTH - 4)
+        print("    " + how[:at])
+        how = how[at:].strip()
+
+
+def measure(
+    only: Annotated[str, typer.Option(help="Only what gives this key")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON")] = False,
+):
+    """Measure what the project promises, each beside what it is held against; build/bench.json.
+
+    Times depend on the machine, their ratios little: nothing else should run.
+
+    Example: evmeter measure --only sign_speedup_python
+    """
+    chosen = [figure for figure in FIGURES if not only or only in figure.keys]
+    if not chosen:
+        raise UserError("%s is not measured; there is: %s" % (
+            only, ", ".join(key for figure in FIGURES for key in figure.keys)))
+    firmware.reach()
+    found = {}
+    begun = time.monotonic()
+    for figure in chosen:
+        for key, value, how in figure.run():
+            found[key] = value
+            if not as_json:
+                _tell(key, value, how)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    FILE.write_text(json.dumps(found, indent=1) + "\n")
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        print("%d figures in %d s: %s" % (len(found), time.monotonic() - begun,
+                                         FILE.relative_to(BUILD.parent)))

@@ -1,0 +1,153 @@
+"""MicroPython for figures: the 64-bit one of the host, and a 32-bit one where it can be had.
+
+The 32-bit one has the ESP32's big-integer digits and object sizes. Debian's sid is the suite that
+has it; its version is told with the figures.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from evmeter_tools.errors import UserError
+from evmeter_tools.host_device import micropython, micropython_path
+from evmeter_tools.paths import BUILD, ROOT
+
+SCRIPTS = Path(__file__).resolve().parent / "scripts"
+_FOLDER = BUILD / "micropython32"
+_PACKAGES = ("micropython", "libc6", "libffi8", "libmbedcrypto16", "libmbedtls21",
+             "libmbedx509-7")
+_SUITES = ("trixie", "sid")
+_PEER = ("micropython-modbus", "2.3.7",
+         "b9351a66af0ff29dd585900e53827a989dedcb02ec63b1041358165089652271")
+_TIMEOUT_S = 300
+_WHO = """\
+import sys
+print("%d.%d.%d" % sys.implementation.version[:3], 64 if sys.maxsize >> 32 else 32)
+"""
+
+
+class Vm:
+    """One MicroPython. `bits`: 32 or 64; `version` as it says itself."""
+
+    def __init__(self, command, bits):
+        self._command = command
+        self.bits = bits
+        done = subprocess.run(
+            [*command, "-c", _WHO],
+            capture_output=True, text=True, check=False, timeout=20)
+        words = done.stdout.split()
+        self.works = done.returncode == 0 and words[1:] == [str(bits)]
+        self.version = words[0] if self.works else ""
+
+    def __str__(self):
+        return "MicroPython %s, %d bits" % (self.version, self.bits)
+
+    def command(self, script, *arguments, heap="512k", path=()):
+        """Command and environment that run scripts/`script`."""
+        where = micropython_path()
+        if path:
+            where = ":".join([*[str(one) for one in path], where])
+        return ([*self._command, "-X", "heapsize=" + heap, str(SCRIPTS / script), *arguments],
+                dict(os.environ, MICROPYPATH=where))
+
+    def run(self, script, *arguments, **more):
+        """Run scripts/`script`; returns the JSON of its last line. Raises UserError."""
+        command, env = self.command(script, *arguments, **more)
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True,
+                              check=False, timeout=_TIMEOUT_S)
+        return result(script, done.returncode, done.stdout, done.stderr)
+
+
+def result(script, code, output, errors):
+    """The JSON of a script's last line. Raises UserError where it failed."""
+    lines = output.strip().splitlines()
+    if code or not lines:
+        said = (errors or output).strip().splitlines() or ["no output"]
+        raise UserError("%s: %s" % (script, said[-1]))
+    return json.loads(lines[-1])
+
+
+def host():
+    """The host's MicroPython. Raises UserError where there is none."""
+    program = micropython()
+    if program is None:
+        raise UserError("no MicroPython in build/bin; run 'make setup'")
+    return Vm([str(program)], 64)
+
+
+def _debian():
+    sys.path.insert(0, str(ROOT / "tools" / "setup"))
+    import debian
+
+    return debian
+
+
+@contextlib.contextmanager
+def _apt_for_i386():
+    configuration = BUILD / "micropython32.conf"
+    configuration.write_text('APT::Architecture "i386";\nAPT::Architectures "i386";\n')
+    before = os.environ.get("APT_CONFIG")
+    os.environ["APT_CONFIG"] = str(configuration)
+    try:
+        yield
+    finally:
+        del os.environ["APT_CONFIG"]
+        if before is not None:
+            os.environ["APT_CONFIG"] = before
+
+
+def _unpacked(debian):
+    loader = debian.loader(_FOLDER)
+    if loader is None:
+        return None
+    vm = Vm([str(loader), "--library-path", str(loader.parent),
+             str(_FOLDER / "usr/bin/micropython")], 32)
+    return vm if vm.works else None
+
+
+def small():
+    """(a 32-bit MicroPython or None, why there is none)."""
+    if platform.machine() not in ("x86_64", "i686"):
+        return None, "this machine runs no i386 programs"
+    debian = _debian()
+    vm = _unpacked(debian)
+    if vm:
+        return vm, ""
+    print("fetching a 32-bit MicroPython into %s" % _FOLDER.name, file=sys.stderr, flush=True)
+    reason = "it does not run here"
+    for suite in _SUITES:
+        try:
+            with _apt_for_i386():
+                debian.fetch(suite, _PACKAGES, _FOLDER, ("micropython", "libc6"))
+        except debian.FetchError as error:
+            reason = str(error)
+            continue
+        vm = _unpacked(debian)
+        if vm:
+            return vm, ""
+    return None, reason
+
+
+def peer():
+    """Folder of micropython-modbus, fetched from PyPI and checked. Raises UserError."""
+    name, version, digest = _PEER
+    archive = BUILD / "downloads" / ("%s-%s.tar.gz" % (name, version))
+    if not archive.exists():
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([str(Path(sys.executable).parent / "unearth"), "--no-binary", "--download",
+                        str(archive.parent), "%s==%s" % (name, version)],
+                       cwd=BUILD, capture_output=True, check=False)
+    if not archive.exists():
+        raise UserError("%s %s cannot be downloaded" % (name, version))
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
+        raise UserError("%s %s is not the file that was pinned" % (name, version))
+    folder = BUILD / "peers"
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder / ("%s-%s" % (name, version))
