@@ -33,7 +33,9 @@ class World:
 
     def device(self, quality):
         """Boot a device."""
-        device = Device(self.board, self.unix_ms, self.register_mwh, quality, self.serial,
+        # a device without a clock begins long ago
+        unix_ms = self.unix_ms if quality != "U" else START_UNIX_MS - 10**9
+        device = Device(self.board, unix_ms, self.register_mwh, quality, self.serial,
                         keeper=self.keeper)
         device.pilot = self.pilot
         base_mwh = device.keeper.base_mwh()
@@ -83,7 +85,7 @@ class World:
         else:
             self.board.reset_cause = "watchdog"
         off_ms = chance.choice((500, 5000, 60000, 400000))
-        self.unix_ms = device.clock.now()[0] + off_ms
+        self.unix_ms += device.clock.mono_ms() + off_ms
         if chance.random() < 0.4:
             self.register_mwh += chance.choice((0, 1000, 25000)) * (off_ms // 500)
 
@@ -110,6 +112,18 @@ def _meter_on(device):
     device.meter.answers = True
 
 
+def _complete_faults(message, begun):
+    energy_mwh = message["reg_mwh"] - message["begin_mwh"] - message["jump_mwh"]
+    checks = (
+        (message["begin_mwh"] != begun["begin_mwh"], "begins elsewhere than its begin record"),
+        (energy_mwh < 0 or message["gap_mwh"] > energy_mwh,
+         "energy %d, gap %d" % (energy_mwh, message["gap_mwh"])),
+        (message["begin_ms"] // 1000 > message["ts"], "ends before it begins"),
+        ('"ZB":1' in message["ocmf"] and message["jump_mwh"], "is billable over a jump"),
+    )
+    return ["%s %s" % (message["sid"], text) for bad, text in checks if bad]
+
+
 def violations(device, world):
     """What is wrong in what the device has on flash, as a list of words."""
     wrong = list(device.journal.faults)
@@ -128,13 +142,7 @@ def violations(device, world):
             wrong.append("%s twice: %s" % (name, sid))
         target[sid] = message
         if name == "complete":
-            if message["begin_mwh"] != begun[sid]["begin_mwh"]:
-                wrong.append("%s begins elsewhere than its begin record" % sid)
-            energy_mwh = message["reg_mwh"] - message["begin_mwh"] - message["jump_mwh"]
-            if energy_mwh < 0 or message["gap_mwh"] > energy_mwh:
-                wrong.append("%s: energy %d, gap %d" % (sid, energy_mwh, message["gap_mwh"]))
-            if '"ZB":1' in message["ocmf"] and message["jump_mwh"]:
-                wrong.append("%s is billable over a jump" % sid)
+            wrong += _complete_faults(message, begun[sid])
             previous_end = message
         elif previous_end and message["begin_ms"] < previous_end["ts"] * 1000:
             wrong.append("%s begins before the end of the one before" % sid)

@@ -8,9 +8,9 @@ from micropython import const
 from drivers.control_pilot import ControlPilot
 from drivers.modbus_meter import ModbusMeter, ProfileError
 from drivers.modbus_rtu import ModbusRtu
-from evmeter import VERSION
+from evmeter import BUILD_UNIX_S, VERSION
 from evmeter.ledger.journal import Journal, JournalError
-from evmeter.ledger.ledger import Ledger, account
+from evmeter.ledger.ledger import Ledger, account, newest_unix_ms
 from evmeter.ledger.ocmf import quantise
 from evmeter.ledger.segments import SegmentStore
 from evmeter.metering.gate import Gate
@@ -30,6 +30,7 @@ from evmeter.uplink.publisher import Uplink
 _WINDOW_MS = const(50)
 _HOUSEKEEPING_MS = const(1000)
 _METER_LOST_MS = const(10000)
+_CLOCK_SLACK_MS = const(5000)
 _CURSOR_EVERY = const(10)  # seconds
 _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
 
@@ -54,8 +55,7 @@ class App:
     def __init__(self, board):
         self.board = board
         self.config = settings = _settings(board)
-        self.clock = Clock()
-        self._set_clock()
+        self.clock = Clock(BUILD_UNIX_S * 1000)
         self.alarms = Alarms(self.clock)
         self.boots = self._count_boot()
         self.signer = keys.load(board.nvs, os.urandom)
@@ -63,6 +63,7 @@ class App:
             self.alarms.raise_(codes.KEY, codes.CRITICAL, "no signing key; provision the device")
         self.journal = Journal(SegmentStore(board.mount_journal), board.nvs, account)
         self._open_journal()
+        self._set_clock()
         self._build_meter(settings["meter"])
         self.ledger = Ledger(self.journal, self.signer, self.clock, self.poll.bus_idle,
                              self._identity)
@@ -82,12 +83,20 @@ class App:
         self.alarms.on_change = self.uplink.status_changed
 
     def _set_clock(self):
+        """Not earlier than the newest frame on flash; from the battery-backed clock if it agrees
+        with that."""
+        clock = self.clock
+        clock.raise_floor(newest_unix_ms(self.journal))
         battery = self.board.battery_clock
-        if self.config["clock"]["battery"] and battery:
-            try:
-                self.clock.set(battery.unix_ms(), "I", 1000)
-            except (OSError, ValueError) as error:
-                log.warning("battery clock: %s", error)
+        if not self.config["clock"]["battery"] or not battery:
+            return
+        try:
+            unix_ms = battery.unix_ms()
+            if unix_ms < clock.now()[0] - _CLOCK_SLACK_MS:
+                raise ValueError("it is behind the newest record")
+            clock.set(unix_ms, "I", 1000)
+        except (OSError, ValueError) as error:
+            log.warning("battery clock not used: %s", error)
 
     def _count_boot(self):
         nvs = self.board.nvs

@@ -62,9 +62,13 @@ class FakeDevice:
         client.on_publish = self._published
         client.on_connect = lambda c, *_: c.subscribe(
             [("evmeter/v1/%s/ack" % self.name, 1), ("evmeter/v1/_host/state", 1)])
+        subscribed = threading.Event()
+        client.on_subscribe = lambda *_: subscribed.set()
         client.max_inflight_messages_set(1000)
         client.connect(host, port)
         client.loop_start()
+        if not subscribed.wait(15):
+            raise TimeoutError("the broker did not take the subscription")
         return self
 
     def stop(self):

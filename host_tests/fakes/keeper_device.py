@@ -5,7 +5,7 @@ import json
 
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal
-from evmeter.ledger.ledger import Ledger, account
+from evmeter.ledger.ledger import Ledger, account, newest_unix_ms
 from evmeter.monitoring.alarms import Alarms
 from evmeter.session.keeper import SessionKeeper
 from fakes.world import FakeClock, FakeMeter, FakeSigner, Idle
@@ -34,6 +34,7 @@ class Device:
         self.alarms = Alarms(self.clock)
         self.journal = Journal(board.store, board.nvs, account)
         self.journal.open()
+        self.clock.raise_floor(newest_unix_ms(self.journal))
         ledger = Ledger(self.journal, FakeSigner() if signer else None, self.clock, Idle(),
                         self._identity)
         self.keeper = keeper(_CONFIG, self.clock, self.meter, ledger, self.journal,

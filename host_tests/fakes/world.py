@@ -56,6 +56,10 @@ class FakeClock:
     def mono_ms(self):
         return self._mono_ms
 
+    def raise_floor(self, unix_ms):
+        if self.quality == "U":
+            self._unix_ms = max(self._unix_ms, unix_ms - self._mono_ms)
+
     def unix_ms_at(self, mono_ms):
         return self._unix_ms + mono_ms
 

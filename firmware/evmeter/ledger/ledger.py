@@ -31,6 +31,19 @@ def account(kind, payload):
     return head
 
 
+def newest_unix_ms(journal):
+    """Unix ms after which the newest frame was made, 0 where none can be read."""
+    seq = journal.next_seq - 1
+    if not journal.ready or not seq:
+        return 0
+    buffer = bytearray(frames.MAX_PAYLOAD)
+    try:
+        _, length = journal.read(seq, buffer)
+        return (json.loads(bytes(memoryview(buffer)[:length]))["ts"] + 1) * 1000
+    except (frames.JournalError, ValueError, KeyError):
+        return 0
+
+
 class Ledger:
     """`quiet` is an async context manager in which no Modbus transaction runs: a flash erase
     stops interrupts for up to 400 ms, and a reply in that time would be lost. `identity()` gives

@@ -5,6 +5,7 @@ import binascii
 
 from micropython import const
 
+from evmeter.ledger.ledger import newest_unix_ms
 from evmeter.ledger.ocmf import quantise
 from evmeter.monitoring import alarms as codes
 from evmeter.session import machine as rules
@@ -289,6 +290,8 @@ class SessionKeeper:
             (session.begin_unix_ms, session.begin_quality, "B", session.begin_mwh, "", "G"),
             (end_unix_ms, self._clock.quality, tx, end_mwh, "", letter),
         )
+        # A clock that was set meanwhile must not make time go back inside a record.
+        end_unix_ms = max(end_unix_ms, session.begin_unix_ms)
         if self._journal.open_seq:  # not yet written by an attempt that died afterwards
             await self._ledger.complete(self.sid, readings, session.gap_mwh, session.jump_mwh,
                                         billable)
@@ -311,11 +314,13 @@ class SessionKeeper:
         register_mwh = self.register_mwh()
         if not self._journal.ready:
             return
+        self._ended_unix_ms = newest_unix_ms(self._journal) - 1000
         # First, for the stored session learns of a jump by the journal's mark.
         await self._tell_meter_events()
         self.session = session = self._stored_session()
         if session:
             self.sid = "%s-%06d" % (self._id, session.page)
+            self._clock.raise_floor(session.last_unix_ms)
         code = self._meter_code() & 0x7FFFFFFF  # the second store holds signed 32-bit numbers
         known = self._known_meter()
         if known not in (code, None):
