@@ -8,8 +8,12 @@ import binascii
 import hashlib
 import json
 
+from micropython import const
+
 from evmeter.ledger import journal as frames
 from evmeter.ledger import ocmf
+
+_LOOK_BACK = const(4)
 
 
 def account(kind, payload):
@@ -32,16 +36,17 @@ def account(kind, payload):
 
 
 def newest_unix_ms(journal):
-    """Unix ms after which the newest frame was made, 0 where none can be read."""
-    seq = journal.next_seq - 1
-    if not journal.ready or not seq:
-        return 0
+    """Unix ms after which the newest frames were made, 0 where none can be read. An event is dated
+    by what it tells, so that the last frame alone may be older than the one before."""
+    newest_s = -1
     buffer = bytearray(frames.MAX_PAYLOAD)
-    try:
-        _, length = journal.read(seq, buffer)
-        return (json.loads(bytes(memoryview(buffer)[:length]))["ts"] + 1) * 1000
-    except (frames.JournalError, ValueError, KeyError):
-        return 0
+    for seq in range(max(1, journal.next_seq - _LOOK_BACK), journal.next_seq):
+        try:
+            _, length = journal.read(seq, buffer)
+            newest_s = max(newest_s, json.loads(bytes(memoryview(buffer)[:length]))["ts"])
+        except (frames.JournalError, ValueError, KeyError):
+            continue  # the journal tells of it when the frame is wanted
+    return (newest_s + 1) * 1000
 
 
 class Ledger:

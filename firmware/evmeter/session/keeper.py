@@ -281,6 +281,8 @@ class SessionKeeper:
 
     async def _complete(self, end_unix_ms, end_mwh, letter, tx, at_ms):
         session = self.session
+        # Neither a late begin reading nor a clock that was set may turn time back in a record.
+        end_unix_ms = max(end_unix_ms, session.begin_unix_ms)
         energy_mwh = end_mwh - session.begin_mwh - session.jump_mwh
         if session.spoiled and letter == "G":
             letter = "X" if session.exchanged() else "O"
@@ -290,8 +292,6 @@ class SessionKeeper:
             (session.begin_unix_ms, session.begin_quality, "B", session.begin_mwh, "", "G"),
             (end_unix_ms, self._clock.quality, tx, end_mwh, "", letter),
         )
-        # A clock that was set meanwhile must not make time go back inside a record.
-        end_unix_ms = max(end_unix_ms, session.begin_unix_ms)
         if self._journal.open_seq:  # not yet written by an attempt that died afterwards
             await self._ledger.complete(self.sid, readings, session.gap_mwh, session.jump_mwh,
                                         billable)
