@@ -206,7 +206,7 @@ class App:
             self.alarms.raise_(codes.METER, codes.CRITICAL, "meter: %s" % poll.status)
         elif latest and not self.keeper.refused:
             self.alarms.clear(codes.METER)
-        if self.keeper.machine.phase == CHARGING and latest:
+        if self.keeper.machine.phase == CHARGING and latest and latest.power_mw is not None:
             self.keeper.power(latest.power_mw, latest.mono_ms)
         self.uplink.charging = self.keeper.machine.phase == CHARGING
         self.supervisor.check_in("house")
