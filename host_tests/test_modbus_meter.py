@@ -4,15 +4,11 @@ import json
 import struct
 import sys
 
-from drivers.modbus_meter import (
-    ModbusMeter,
-    ProfileError,
-    check_profile,
-    load_profile,
-    parse_profile,
-    plan,
-)
+from drivers.meter_profile import check_profile, load_profile, parse_profile
+from drivers.modbus_meter import ModbusMeter, ProfileError, plan
 from drivers.modbus_rtu import ModbusError, ModbusRtu
+from evmeter.metering.gate import Gate
+from evmeter.metering.poll import MeterPoll
 from evmeter.metering.reading import Reading
 from fakes.uart import FakeUart, reply, with_crc
 from fakes.virtual_time import VirtualTime
@@ -35,7 +31,7 @@ def _profile(**changes):
     return profile
 
 
-def _meter(registers, profile=_SDM120, unit=1, serial=None, baud=9600):
+def _meter(registers, profile=_SDM120, unit=1, serial=None, baud=9600, total_is_import=False):
     """A meter over a dict (function, address) -> word; exception 2 outside of it."""
     time = VirtualTime()
     char_us = 10000000 // baud
@@ -50,7 +46,7 @@ def _meter(registers, profile=_SDM120, unit=1, serial=None, baud=9600):
 
     uart = FakeUart(time, char_us, answer)
     bus = ModbusRtu(uart, baud, 10, None, 0, time, time.sleep_ms)
-    return ModbusMeter(bus, profile, unit, serial), uart
+    return ModbusMeter(bus, profile, unit, serial, total_is_import), uart
 
 
 def _put_float(registers, address, value, function=4):
@@ -61,9 +57,10 @@ def _put_float(registers, address, value, function=4):
 
 def _sdm120():
     registers = {}
-    for address in range(14):
+    for address in range(0x20):
         registers[(4, address)] = 0
-    for address, value in ((0, 230.3), (6, 16.0), (12, -3684.8), (0x46, 49.98),
+    for address, value in ((0, 230.3), (6, 16.0), (12, -3684.8), (0x12, 3690.5), (0x18, -204.8),
+                           (0x1E, -0.9984), (0x46, 49.98),
                            (0x48, 1138.6640625), (0x4A, 0.25)):
         _put_float(registers, address, value)
     for address, word in ((0xFC00, 0x0140), (0xFC01, 0xF5A7), (0xFC02, 0x20), (0xFC03, 0x0205)):
@@ -120,13 +117,108 @@ def test_no_number_in_a_register_is_a_fault():
         assert reading.quality == "F" and reading.reason.endswith("is no number"), address
 
 
+def test_the_slow_set_of_an_sdm120_in_one_request():
+    meter, uart = _meter(_sdm120())
+    reading = Reading(1)
+    asyncio.run(meter.read_slow(reading))
+    assert (reading.pf_milli, reading.apparent_mva, reading.reactive_mvar) == (
+        -998, 3690500, -204800)
+    assert reading.import_mwh is None and len(uart.requests) == 1
+    registers = _sdm120()
+    registers[(4, 0x1E)] = 0x7FC0  # 0 W / 0 VA
+    meter, _ = _meter(registers)
+    asyncio.run(meter.read_slow(reading))
+    assert reading.pf_milli is None and reading.apparent_mva == 3690500
+    assert reading.quality == "G", "no fault of the billing set"
+
+
+def test_the_poll_reads_the_slow_set_every_tenth_time():
+    registers = _sdm120()
+    _put_float(registers, 12, 3684.8)
+    meter, uart = _meter(registers)
+    time = uart._time
+    poll = MeterPoll(meter, Gate(11000, 1000), time, 1000, time.sleep_ms)
+    seen = []
+    poll.on_reading = lambda reading: seen.append((reading.mono_ms, reading.slow_ms))
+
+    async def scenario():
+        task = asyncio.create_task(poll.run())
+        await time.sleep_ms(25500)
+        assert poll.latest.apparent_mva == 3690500 and not poll.slow_reason
+        del registers[(4, 0x12)]
+        await time.sleep_ms(10000)
+        assert poll.status == "G" and poll.latest.apparent_mva is None
+        assert poll.latest.slow_ms is None and poll.slow_reason == "exception 2 from unit 1"
+        assert time.mono_ms() - poll.latest.mono_ms < 1000
+        task.cancel()
+    asyncio.run(scenario())
+    asked = [request[3] for _, request in uart.requests if request[1] == 4]
+    assert asked[:5] == [0, 0x46, 0x12, 0, 0x46] and asked.count(0x12) == 4
+    at_s = [at_us // 1000000 for at_us, request in uart.requests if request[3] == 0x12]
+    assert at_s == [at_s[0], at_s[0] + 10, at_s[0] + 20, at_s[0] + 30], at_s
+    assert seen[0][1] is None
+    for mono_ms, slow_ms in seen[1:25]:
+        assert 0 < mono_ms - slow_ms < 10900, (mono_ms, slow_ms)
+
+
+def test_a_total_counts_as_import_only_where_that_is_configured():
+    error = str(raises(ProfileError, _meter, {}, "orno_we514"))
+    assert "billing.import" in error and "total_is_import" in error and "WE-514" in error
+    registers = {(3, address): 0 for address in range(0x130, 0x142)}
+    registers[(3, 0xA000)], registers[(3, 0xA001)] = 1, 2
+    meter, _ = _meter(registers, "orno_we514", total_is_import=True)
+    reading = Reading(1)
+    asyncio.run(meter.read_billing(reading))
+    assert reading.import_mwh == 65538 * 10000 and reading.export_mwh is None
+
+
+def test_registers_that_the_meter_does_not_have():
+    # The holes between the wanted registers, then a register of its own; never the import's.
+    wide = {"import": ["0x0000", "u32", "Wh"], "export": ["0x0002", "u32", "Wh"],
+            "power": ["0x0008", "i16", "W"], "frequency": ["0x0030", "u16", "Hz"]}
+    profile = _profile(phases=1, billing=wide)
+    has = {(3, address): 7 for address in (0, 1, 2, 3, 8)}
+    for missing, requests in (
+        ((), [(0, 49), (48, 1), (0, 9), (8, 1), (0, 4)]),
+        ((2, 3), [(0, 49), (48, 1), (0, 9), (8, 1), (0, 4), (8, 1), (2, 2), (8, 1), (0, 2)]),
+    ):
+        registers = {key: has[key] for key in has if key[1] not in missing}
+        meter, uart = _meter(registers, profile)
+        reading = Reading(1)
+        asyncio.run(meter.read_billing(reading))
+        assert reading.quality == "G" and reading.import_mwh == 0x70007 * 1000
+        assert reading.power_mw == 7000 and reading.frequency_mhz is None
+        assert reading.export_mwh == (None if missing else 0x70007 * 1000)
+        before = len(uart.requests)
+        asyncio.run(meter.read_billing(reading))
+        assert len(uart.requests) - before == 2, "what it has not is not asked for again"
+        # what was answered once is not given up
+        del registers[(3, 8)]
+        raises(ModbusError, asyncio.run, meter.read_billing(reading))
+    meter, uart = _meter({}, profile)
+    raises(ModbusError, asyncio.run, meter.read_billing(reading, True))
+    assert meter._requests[-1][2][0][2] == "import_mwh"
+
+
+def test_the_slow_set_of_a_meter_that_lacks_some_of_it():
+    registers = _sdm120()
+    del registers[(4, 0x18)]
+    meter, uart = _meter(registers)
+    reading = Reading(1)
+    asyncio.run(meter.read_slow(reading))
+    assert (reading.pf_milli, reading.apparent_mva, reading.reactive_mvar) == (-998, 3690500, None)
+    before = len(uart.requests)
+    asyncio.run(meter.read_slow(reading))
+    assert len(uart.requests) - before == 2
+
+
 def test_an_exception_reaches_the_caller():
-    meter, uart = _meter({})
-    try:
-        asyncio.run(meter.read_billing(Reading(1)))
-        raise AssertionError("nothing was raised")
-    except ModbusError as error:
-        assert error.code == 2 and len(uart.requests) == 1
+    registers = _sdm120()
+    meter, uart = _meter(registers)
+    asyncio.run(meter.read_billing(Reading(1)))
+    registers.clear()
+    error = raises(ModbusError, asyncio.run, meter.read_billing(Reading(1)))
+    assert error.code == 2 and len(uart.requests) == 3
 
 
 def test_integers_scales_and_codes_for_not_available():
@@ -187,6 +279,12 @@ def test_the_plan_weighs_unused_registers_against_another_request():
     ):
         found = [(one[0], one[1]) for one in plan(list(reversed(rows)), most, request_us, char_us)]
         assert found == expected, (most, found)
+
+
+def test_the_plan_of_rows_that_overlap():
+    rows = [(10, 9), (11, 1), (15, 4), (17, 3), (40, 2)]  # values with the same scale factor
+    assert [one[:2] for one in plan(rows, 20, 1, 1)] == [(10, 10), (40, 2)]
+    assert [one[:2] for one in plan(rows, 60, 1000, 1)] == [(10, 32)]
 
 
 def test_every_profile_at_hand_is_right():
@@ -255,6 +353,24 @@ def test_a_bad_profile_is_refused_with_field_and_allowed_values():
         ({"missing": {"u128": 1}}, ("missing", "u16")),
         ({"missing": {"u16": "ffff"}}, ("missing.u16",)),
         ({"rollover_mwh": -5}, ("rollover_mwh",)),
+        ({"note": ""}, ("note", "1 to 240")),
+        ({"note": "x" * 241}, ("note", "1 to 240")),
+        ({"slow": []}, ("slow", "a JSON object")),
+        ({"slow": {"voltage_l1": good}}, ("slow", "voltage_l1", "apparent, pf, reactive")),
+        ({"slow": {"pf": ["0", "f32", "VA"]}}, ("slow.pf", "unit of , %")),
+        ({"slow": {"apparent": ["0", "f32", "W"]}}, ("slow.apparent", "VA, kVA")),
+        ({"slow": {"import": good}}, ("slow", "import")),
+        ({"identity": {"import": good}}, ("identity", "import")),
+        ({"billing": {"import": good, "total": good}}, ("total", "import")),
+        ({"billing": {"export": good}}, ("billing.import", "required")),
+        ({"billing": {"import": ["0xFFFF", "f32", "kWh"]}}, ("billing.import",)),
+        ({"billing": {"import": ["0x10", "u32", "Wh", 0, 17]}}, ("billing.import", "scale")),
+        ({"billing": {"import": ["0x10", "u32", "Wh", 0, "-1"]}}, ("billing.import", "scale")),
+        ({"billing": {"import": ["0x10", "u32", "Wh", 0, "0x10000"]}}, ("billing.import",)),
+        ({"billing": {"import": ["0x10", "u32", "Wh", 0, "0x90"]}},
+         ("billing.import", "at most 125")),
+        ({"max_registers": 4, "identity": {"serial": ["0", "str8"]}},
+         ("identity.serial", "at most 4")),
     ):
         error = str(raises(ProfileError, check_profile, _profile(**changes)))
         for text in texts:
@@ -262,6 +378,7 @@ def test_a_bad_profile_is_refused_with_field_and_allowed_values():
         assert "\n" not in error, error
         assert "allowed: " in error or "required" in error, error
     check_profile(_profile())
+    assert check_profile(_profile(billing={"total": good}))["total_only"]
     for nothing in (None, [], "x", 5):
         raises(ProfileError, check_profile, nothing)
 

@@ -65,6 +65,30 @@ def test_a_float_product_would_have_been_wrong():
         assert int(product) != float32(high, low, 6), hex(high)
 
 
+def _float32(number):
+    return struct.unpack(">f", struct.pack(">f", number))[0]
+
+
+def test_a_sessions_energy_would_have_been_wrong_in_float32():
+    # Begin and end register of a session: the difference of the bits themselves against what a
+    # 32-bit float makes of kWh * 1e6, rounded to the nearest float32 at each step.
+    for kwh, least_wrong_mwh in ((16.777216, 1), (8200.0, 200), (131000.0, 3000), (1e7, 400000)):
+        high, low = _words(kwh)
+        begin_mwh = float32(high, low, 6)
+        begin = _float32(kwh)
+        wrong = worst_mwh = 0
+        for steps in range(1, 200, 7):
+            bits = (high << 16 | low) + steps
+            end_mwh = float32(bits >> 16, bits & 0xFFFF, 6)
+            end = struct.unpack(">f", struct.pack(">I", bits))[0]
+            exact_mwh = (end - begin) * 1000000  # no error in the 53 bits of the host's floats
+            assert abs(end_mwh - begin_mwh - exact_mwh) <= 1, (kwh, steps)
+            product_mwh = _float32(end * 1000000) - _float32(begin * 1000000)
+            wrong += int(product_mwh) != end_mwh - begin_mwh
+            worst_mwh = max(worst_mwh, abs(product_mwh - (end_mwh - begin_mwh)))
+        assert wrong > 10 and worst_mwh >= least_wrong_mwh, (kwh, wrong, worst_mwh)
+
+
 def test_every_type_in_both_word_orders():
     for kind, big, little, exponent, expected in (
         ("u16", "ffff", "ffff", 0, 65535),
@@ -82,6 +106,16 @@ def test_every_type_in_both_word_orders():
         ("u64", "00000000000f4240", "4240000f00000000", 4, 10000000000),
         ("f32", "43664ccd", "4ccd4366", 3, 230300),
         ("f32", "7fc00000", "00007fc0", 3, None),
+        ("t5", "fd00c34f", "c34ffd00", 3, 49999),
+        ("t5", "00ffffff", "ffff00ff", 0, 0xFFFFFF),
+        ("t5", "02000007", "00070200", -3, 1),  # 0.7
+        ("t6", "ffffff20", "ff20ffff", 3, -22400),
+        ("t6", "00800000", "00000080", 0, -0x800000),
+        ("t6", "007fffff", "ffff007f", 0, 0x7FFFFF),
+        ("t5", "80000001", "00018000", 9, 0),  # 10**-119
+        ("t5", "13000001", "00011300", 0, 10**19),
+        ("t5", "14000001", "00011400", 0, None),
+        ("t6", "11000001", "00011100", 3, None),
     ):
         for data, is_little in ((big, False), (little, True)):
             for pad in (b"", b"\xaa\x55"):

@@ -19,7 +19,7 @@ from evmeter_tools.verify import parse
 
 _P_MAX_W = 11000
 _STEP_MWH = 1000
-_KINDS = sorted(WORDS)
+_KINDS = sorted(set(WORDS) - {"t5", "t6"})  # Iskra's types have no like in struct
 KEY_ID = "a1b2c3d4"
 _ACK = {"v": 1, "k": KEY_ID, "cum": 3, "sel": [5, 7], "bad": [{"seq": 4}]}
 _CONFIG = {

@@ -10,6 +10,7 @@ from evmeter_tools.demo import command as demo_command
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.command import faults
 from evmeter_tools.measure.command import measure
+from evmeter_tools.scan.command import scan
 from evmeter_tools.testing import selftest
 from evmeter_tools.verify.command import verify
 
@@ -29,6 +30,7 @@ app.command()(demo_command.demo)
 app.command("bench-rig")(demo_command.bench_rig)
 app.command()(verify)
 app.command()(selftest)
+app.command()(scan)
 app.command()(faults)
 app.command()(measure)
 emulate.command("meter")(bench_command.meter)

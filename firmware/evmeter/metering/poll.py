@@ -11,14 +11,17 @@ _LOST = const(3)  # failed polls after which another meter may answer
 _IDENTITY_MS = const(60000)
 _YIELD_MS = const(5)
 _RETRY_MS = const(20)
+_SLOW_EACH = const(10)  # polls
 
 
 class MeterPoll:
-    """The one who reads the meter. `meter` as ModbusMeter, `gate` as Gate, `clock.mono_ms()`.
+    """The one who reads the meter. `meter` as ModbusMeter (`read_slow` may be missing), `gate` as
+    Gate, `clock.mono_ms()`.
 
     latest        the newest believed Reading with its own time, or None; updated in place between
                   two awaits, so copy what must not change
     quality, reason, status   of the newest poll: "G", or the OCMF fault letter, why, and both
+    slow_reason   why the slow set, which is read every 10th time, could not be; or ""
     serial, serial_source     serial number, from the "meter" or from the "label"
     code, firmware            of the meter, or None; make, model, step_mwh as in the profile
     bus_idle      `async with poll.bus_idle:` no request is on its way, and none will start
@@ -41,6 +44,9 @@ class MeterPoll:
         self._identified = False
         self._identity_due_ms = 0
         self._failures = 0
+        self._slow = getattr(meter, "read_slow", None)
+        self._slow_in = 0
+        self.slow_reason = ""
         self._old_serial = None
         gate.rollover_mwh = meter.rollover_mwh
         self.make = meter.make
@@ -75,9 +81,26 @@ class MeterPoll:
                 self._fail(error.letter, str(error))
             finally:
                 turn.taken = False
+            if self._slow_in:
+                self._slow_in -= 1
+            elif self._slow and self.status == "G":
+                await self._read_slow()
             now_ms = clock.mono_ms()
             due_ms = max(due_ms + self._period_ms, now_ms + _YIELD_MS)
             await sleep_ms(due_ms - now_ms)
+
+    async def _read_slow(self):
+        """The slow set of what is kept. An edge reading need not wait for it, and it fails no
+        poll."""
+        self._slow_in = _SLOW_EACH - 1
+        kept = self._kept
+        kept.slow_ms = None
+        try:
+            await self._slow(kept)
+            kept.slow_ms = self._clock.mono_ms()
+            self.slow_reason = ""
+        except MeterError as error:
+            self.slow_reason = str(error)
 
     def _take(self, reading):
         if not self._judged(reading):

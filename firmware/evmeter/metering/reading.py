@@ -11,11 +11,14 @@ class MeterError(Exception):
 
 
 class Reading:
-    """The billing set. What the meter does not have, or says is not available, is None.
+    """The billing set and the slow set. What the meter does not have, or says is not available,
+    is None.
 
     `voltages_mv`, `currents_ma`: one entry a phase; `power_mw`: import positive; `frequency_mhz`;
     `import_mwh`, `export_mwh`: the registers as they stand; `mono_ms`: time of the reply with the
     import register, in ms since boot; `quality`: G, or the OCMF fault letter with `reason`.
+    Slow set, read every 10th time: `pf_milli`, signed where the meter's is; `apparent_mva`,
+    `reactive_mvar`; `slow_ms`: time of these three, or None where they could not be read.
     The poll task reuses its objects: keep a copy, not a reference.
     """
 
@@ -27,11 +30,12 @@ class Reading:
         self.import_mwh = None
         self.export_mwh = None
         self.mono_ms = 0
+        self.pf_milli = self.apparent_mva = self.reactive_mvar = self.slow_ms = None
         self.quality = "G"
         self.reason = ""
 
     def copy_from(self, other):
-        """Take all values of `other`, which has the same number of phases."""
+        """Take the billing set of `other`, which has the same number of phases."""
         for phase in range(len(self.voltages_mv)):
             self.voltages_mv[phase] = other.voltages_mv[phase]
             self.currents_ma[phase] = other.currents_ma[phase]

@@ -6,25 +6,25 @@ lose watt-hours. Here the register's bits are taken apart and scaled exactly.
 
 from micropython import const
 
-WORDS = {"u16": 1, "i16": 1, "u32": 2, "i32": 2, "f32": 2, "u64": 4, "i64": 4}
+WORDS = {"u16": 1, "i16": 1, "u32": 2, "i32": 2, "f32": 2, "t5": 2, "t6": 2, "u64": 4, "i64": 4}
 
 _HUGE = const(167)  # biased exponent of 2**40: no quantity of a meter is as large in its unit
 _TINY = const(60)  # mantissa * 10**9 >> 60 is below one half
-_POWERS = (1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000)
+_MOST = const(19)  # decimal exponents beyond: no quantity of a meter
 
 
 def scaled(number, exponent):
-    """`number` times 10**exponent (-9 to 9), rounded half away from zero."""
+    """`number` times 10**exponent, rounded half away from zero."""
     if exponent >= 0:
-        return number * _POWERS[exponent]
-    divisor = _POWERS[-exponent]
+        return number * 10**exponent
+    divisor = 10**-exponent
     if number < 0:
         return -((divisor // 2 - number) // divisor)
     return (number + divisor // 2) // divisor
 
 
 def float32(high, low, exponent):
-    """The IEEE 754 float32 with the 16-bit words `high`, `low` times 10**exponent (-9 to 9),
+    """The IEEE 754 float32 with the 16-bit words `high`, `low` times 10**exponent (at most 9),
     rounded half away from zero; None for NaN, infinity and magnitudes from 2**40.
 
     On a 32-bit MicroPython no big integer is made unless the result is one.
@@ -37,10 +37,10 @@ def float32(high, low, exponent):
         return 0
     mantissa = 0x800000 | (high & 0x7F) << 16 | low
     if exponent < 0:
-        divisor = _POWERS[-exponent] << max(shift, 0)
+        divisor = 10**-exponent << max(shift, 0)
         whole = ((mantissa << max(-shift, 0)) + divisor // 2) // divisor
     elif shift <= 0:
-        whole = (mantissa << -shift) * _POWERS[exponent]
+        whole = (mantissa << -shift) * 10**exponent
     else:
         whole = mantissa >> shift
         rest = mantissa - (whole << shift)
@@ -52,15 +52,17 @@ def float32(high, low, exponent):
             fraction = fraction * 10 + digit
         if rest >> (shift - 1):
             fraction += 1
-        whole = whole * _POWERS[exponent] + fraction
+        whole = whole * 10**exponent + fraction
     return -whole if high & 0x8000 else whole
 
 
 def decode(data, at, kind, exponent=0, little=False, missing=None):
-    """The value of the register at byte `at` of `data` times 10**exponent.
+    """The value of the register at byte `at` of `data` times 10**exponent (at most 9).
 
-    `kind` is a key of WORDS; bytes come high first, words low first if `little`. Returns None for
-    the meter's own "not available" code `missing` and for a float32 that is no number.
+    `kind` is a key of WORDS; bytes come high first, words low first if `little`. t5 and t6 are
+    Iskra's: a signed decimal exponent in the top byte, then a mantissa of 24 bits, unsigned or
+    signed. Returns None for the meter's own "not available" code `missing` and for what is no
+    number or none that a meter can mean.
     """
     step = 2
     words = WORDS[kind]
@@ -79,4 +81,12 @@ def decode(data, at, kind, exponent=0, little=False, missing=None):
         words -= 1
     if number == missing:
         return None
+    if kind[0] == "t":
+        own = number >> 24
+        number &= 0xFFFFFF
+        exponent += own - 0x100 if own & 0x80 else own
+        if exponent > _MOST:
+            return None
+        if number & 0x800000 and kind == "t6":
+            number -= 0x1000000
     return scaled(number, exponent)

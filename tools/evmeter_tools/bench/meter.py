@@ -1,8 +1,8 @@
-"""An emulated Eastron SDM120 on pymodbus, an implementation of Modbus that is not ours.
+"""An emulated energy meter on pymodbus, an implementation of Modbus that is not ours.
 
-Registers as in the vendor's protocol document V2.5: float32, most significant word first, by
-function 4; serial number, meter code and software version by function 3. Energy integrates the
-emulated load in real time; the register counts whole watt-hours, as the real meter's does.
+It has the registers, functions, limits and identity of any profile, by the host's own arithmetic
+(bench/profile.py). Energy integrates the emulated load in real time; the register counts whole
+watt-hours, or the coarser steps that its type and scale allow, and goes down to the step below.
 """
 
 import asyncio
@@ -18,18 +18,23 @@ from pymodbus.framer import FramerType
 from pymodbus.server import ModbusSerialServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
+from evmeter_tools.bench.misbehaviour import Misbehaviour
+from evmeter_tools.bench.profile import Profile
 from evmeter_tools.bench.wire import Wire
 from evmeter_tools.errors import UserError
 
-PROFILES = ("eastron_sdm120",)
-BAUDS = (1200, 2400, 4800, 9600)
+BAUDS = (1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)
 PARITIES = ("N", "E", "O")
 _MW_NS_PER_WH = 3600 * 1000 * 10**9
-_VOLTAGE_MV = 230000
-_FREQUENCY_MHZ = 50000
-_METER_CODE = 0x0020
+_VOLTAGE = 230
+_FREQUENCY = 50
 _SOFTWARE = 0x0205
-_MAX_REGISTERS = 80
+_CODES = {"eastron_sdm120": 0x0020, "eastron_sdm630": 0x0070, "eastron_sdm72d_v1": 0x0200,
+          "eastron_sdm72d_v2": 0x0089, "abb_b2x": "B23 ", "iskra_wm3m4c": "WM3M"}
+# What Eastron's meters have beside the profile: the total and the demand, which nobody bills from.
+_EASTRON = {0x0054: "power", 0x0156: "import"}
+_EASTRON_END = 0x015A
+_HOLE = 128  # registers between two quantities that answer with 0; beyond that there is nothing
 _CHAR_BITS = {"N": 10, "E": 11, "O": 11}
 
 
@@ -47,14 +52,20 @@ def float_bits_mwh(bits, step_mwh=1000):
 class EmulatedMeter:
     """The meter behind a wire (`path` is the charger's end), or on a real serial `port`.
 
-    `latency_ms` may be changed at any time. `lost` is set when the port goes away.
+    `latency_ms` may be changed at any time; so may `fixed`, quantity -> Decimal in V, A, W, VA,
+    var, Hz, Wh or 1, which stands in place of what the load makes of it. `fault`: what every
+    `fault_every`-th reply has, a key of misbehaviour.KINDS. `lost` is set when the port goes away.
+    Raises UserError.
     """
 
-    def __init__(self, *, unit=1, baud=9600, parity="N", latency_ms=40, register_wh=1234567,
-                 serial=21034567, port=None):
+    def __init__(self, *, profile="eastron_sdm120", unit=1, baud=9600, parity="N", latency_ms=40,
+                 register_wh=1234567, serial=21034567, port=None, fault=None, fault_every=1):
+        self.profile = Profile(profile)
         self.unit = unit
         self.latency_ms = latency_ms
         self.serial = serial
+        self.fixed = {}
+        self.fault = Misbehaviour(self.profile, fault, fault_every) if fault else None
         self.lost = asyncio.Event()
         self._connected = asyncio.Event()
         self._baud = baud
@@ -85,38 +96,66 @@ class EmulatedMeter:
 
     @property
     def register_bits(self):
-        """The energy register as the meter shows it: float32 bits of kWh."""
+        """The energy register as an Eastron shows it: float32 bits of kWh."""
         return float_bits(self.register_wh / 1000)
 
-    def _values(self):
-        watts = self._load_mw / 1000
-        kwh = self.register_wh / 1000
-        return {
-            0x0000: _VOLTAGE_MV / 1000, 0x0006: watts / (_VOLTAGE_MV / 1000), 0x000C: watts,
-            0x0012: watts, 0x0018: 0.0, 0x001E: 1.0, 0x0024: 0.0, 0x0046: _FREQUENCY_MHZ / 1000,
-            0x0048: kwh, 0x004A: 0.0, 0x004C: 0.0, 0x004E: 0.0, 0x0054: watts,
-            0x0156: kwh, 0x0158: 0.0,
-        }
+    @property
+    def register_mwh(self):
+        """The energy register as this meter shows it, exactly, in mWh."""
+        energy = self.profile.energy
+        return energy.exact(energy.words(self.values()[energy.name]))
+
+    def values(self):
+        """Quantity -> Decimal in V, A, W, VA, var, Hz, Wh or 1."""
+        watts = Decimal(self._load_mw) / 1000
+        current = watts / self.profile.phases / _VOLTAGE
+        energy = self.profile.energy
+        wh = Decimal(self.register_wh)
+        if energy.kind != "f32":  # a counter does not round up
+            wh -= wh % energy.step
+        found = {"power": watts, "frequency": Decimal(_FREQUENCY), "import": wh, "total": wh,
+                 "export": Decimal(0), "pf": Decimal(1), "apparent": watts, "reactive": Decimal(0)}
+        for phase in range(1, self.profile.phases + 1):
+            found["voltage_l%d" % phase] = Decimal(_VOLTAGE)
+            found["current_l%d" % phase] = current
+        found.update(self.fixed)
+        return found
+
+    def _words(self):
+        """Address -> word of the function that reads the quantities."""
+        values = self.fault.values(self.values()) if self.fault else self.values()
+        words = {}
+        if self.profile.eastron:
+            for address, name in _EASTRON.items():
+                value = values[name] / 1000 if name == "import" else values[name]
+                bits = float_bits(value)
+                words[address], words[address + 1] = bits >> 16, bits & 0xFFFF
+        words.update(self.profile.words(values))
+        return self.fault.words(words) if self.fault else words
 
     async def _answer(self, function, start, address, count, registers, _set_values):
         """Called by pymodbus for each request; returns an exception code or None."""
-        await asyncio.sleep(self.latency_ms / 1000)
-        if function not in (3, 4):
+        late_ms = self.fault.asked(self.unit, function, address, count) if self.fault else 0
+        await asyncio.sleep((self.latency_ms + late_ms) / 1000)
+        profile = self.profile
+        if function not in (profile.function, profile.identity_function):
             return ExcCodes.ILLEGAL_FUNCTION
-        if count > _MAX_REGISTERS:
+        if count > profile.max_registers:
             return ExcCodes.ILLEGAL_VALUE
-        if function == 4:
-            if address & 1 or count & 1:  # the vendor's document: even start, even count
-                return ExcCodes.ILLEGAL_ADDRESS
-            for at, value in self._values().items():
-                bits = float_bits(value)
-                registers[at - start] = bits >> 16
-                registers[at - start + 1] = bits & 0xFFFF
+        if function == profile.function:
+            if profile.eastron and (address & 1 or count & 1):
+                return ExcCodes.ILLEGAL_ADDRESS  # the vendor's document: even start, even count
+            for at, word in self._words().items():
+                registers[at - start] = word
         return None
 
     def _outgoing(self, sending, packet):
         """Keep silent for other units on the bus: pymodbus answers for them with an exception."""
-        return packet if not sending or packet[0] == self.unit else b""
+        if not sending:
+            return packet
+        if packet[0] != self.unit:
+            return b""
+        return self.fault.reply(packet) if self.fault else packet
 
     def _connection(self, connected):
         (self._connected if connected else self.lost).set()
@@ -129,15 +168,33 @@ class EmulatedMeter:
             cause = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise UserError("the port %s cannot be used: %s" % (self._port, cause)) from None
 
+    def _memory(self):
+        """Function -> SimData of what there is to read."""
+        profile = self.profile
+        code = _CODES.get(profile.name, 0)
+        identity = profile.identity_words(self.serial, code, _SOFTWARE)
+        memory = {3: {}, 4: {}}
+        memory[profile.identity_function].update(identity)
+        memory[profile.function].update(self._words())
+        if profile.eastron:
+            memory[profile.function].update(dict.fromkeys((0, _EASTRON_END - 1), 0))
+        found = []
+        for function in (3, 4):
+            words = memory[function] or {0: 0}
+            blocks = []
+            for address in sorted(words):
+                if not blocks or address - blocks[-1][1] > _HOLE:
+                    blocks.append([address, address + 1])
+                blocks[-1][1] = address + 1
+            found.append([SimData(begin, values=[words.get(at, 0) for at in range(begin, end)],
+                                  datatype=DataType.REGISTERS) for begin, end in blocks])
+        return found
+
     async def start(self):
         """Serve until `stop`. Raises UserError where the port cannot be used."""
-        identity = [self.serial >> 16, self.serial & 0xFFFF, _METER_CODE, _SOFTWARE]
-        words = DataType.REGISTERS
         unused = [SimData(0, values=[False] * 16, datatype=DataType.BITS)]
-        device = SimDevice(
-            id=self.unit, action=self._answer,
-            simdata=(unused, list(unused), [SimData(0xFC00, values=identity, datatype=words)],
-                     [SimData(0, count=0x15A, values=0, datatype=words)]))
+        device = SimDevice(id=self.unit, action=self._answer,
+                           simdata=(unused, list(unused), *self._memory()))
         logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
         if self.wire:
             self.wire.start()

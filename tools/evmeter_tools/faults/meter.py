@@ -305,7 +305,8 @@ class BadMeter:
         address = frame[2] << 8 | frame[3]
         here = [(2 * (at - address), name) for at, (name, _) in self._rows.items()
                 if address <= at < address + len(data) // 2]
-        spoil(data, here)
+        if here:  # the slow set has none of them
+            spoil(data, here)
         return [(delay_us, self._good(frame, data))]
 
     def _no_number(self, frame, data, delay_us):
