@@ -6,8 +6,9 @@ Table entry (j, i), 64 bytes, x and y in 32 little-endian bytes each, is the poi
 
     2**(j * COLUMNS) * (2**(D * (TEETH - 1)) + sum(+-2**(D * t) for t < TEETH - 1)) * G
 
-with D = SUBTABLES * COLUMNS, plus where bit t of i is set and minus where it is clear. Everything
-is computed in affine coordinates with CPython's own integers, independently of the firmware.
+with D = 256 / TEETH and COLUMNS = D / SUBTABLES, rounded up; plus where bit t of i is set and
+minus where it is clear. Everything is computed in affine coordinates with CPython's own integers,
+independently of the firmware.
 """
 
 import sys
@@ -18,7 +19,7 @@ G = (
     0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
     0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
 )
-TEETH = 7
+TEETH = 6
 SUBTABLES = 2
 _SCALAR_BITS = 256
 _PER_LINE = 20
@@ -54,18 +55,13 @@ def negate(point):
     return point[0], P - point[1]
 
 
-def columns(teeth, subtables):
-    """Return the columns of one sub-table, the smallest number that covers a scalar."""
-    return -(-_SCALAR_BITS // (teeth * subtables))
-
-
 def table(teeth, subtables):
     """Return the table's bytes: subtables * 2**(teeth - 1) points of 64 bytes."""
-    per_tooth = subtables * columns(teeth, subtables)
+    spacing = -(-_SCALAR_BITS // teeth)
+    columns = -(-spacing // subtables)
     out = bytearray()
     for j in range(subtables):
-        shift = j * columns(teeth, subtables)
-        powers = [multiply(1 << shift + per_tooth * t, G) for t in range(teeth)]
+        powers = [multiply(1 << j * columns + spacing * t, G) for t in range(teeth)]
         for index in range(1 << teeth - 1):
             point = powers[-1]
             for t in range(teeth - 1):

@@ -6,8 +6,10 @@ to twenty milliseconds by estimate (13,970 instructions for one multiplication m
 
 Multiples of the base point use a signed all-bits comb (Lim and Lee, CRYPTO '94; Hedabou, Pinel
 and Beneteau for the signed digits): every column has a digit other than zero, so that each
-scalar takes the same sequence of doublings and additions. Points are Jacobian, a = -3. Big-integer
-arithmetic does not take constant time; the caller randomises Z and blinds the inverse.
+scalar takes the same sequence of doublings and additions. Points are (X, Y, ZZ, ZZZ) with
+x = X/ZZ, y = Y/ZZZ and ZZ^3 = ZZZ^2; a = -3; names of formulas as in the Explicit-Formulas
+Database. Big-integer arithmetic does not take constant time; the caller randomises Z and blinds
+the inverse.
 
 `pow(x, -1, m)` is not used: it returns 0 on MicroPython.
 """
@@ -20,13 +22,12 @@ P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
 N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 
-_INFINITY = (0, 1, 0)
+_INFINITY = (0, 1, 0, 0)
 _BITS = const(256)
 # The shape of the comb, as in tools/evmeter_tools/comb.py
-_TEETH = const(7)
-_SUBTABLES = const(2)
-_COLUMNS = const(19)
-_SPACING = const(_SUBTABLES * _COLUMNS)
+_TEETH = const(6)
+_SPACING = const(43)
+_COLUMNS = const(22)  # in the lower sub-table; the upper one has one less
 _MASK = const((1 << _TEETH - 1) - 1)
 
 
@@ -37,44 +38,49 @@ def inverse(a, m):
     """
     a %= m
     b, u, v = m, 1, 0
-    while a:
-        q, r = divmod(b, a)
-        a, b, u, v = r, a, v - q * u, u
-    return v % m
+    while a != 1:  # two steps a round: nothing is moved from name to name
+        q, b = divmod(b, a)
+        v -= q * u
+        if b == 1:
+            return v % m
+        q, a = divmod(a, b)
+        u -= q * v
+    return u % m
 
 
-def _double(x, y, z):
-    zz = z * z % P
+def _double(x, y, zz, zzz):
+    """Double a point: dbl-2008-s-1, with a = -3."""
+    u = 2 * y
+    v = u * u % P
+    w = u * v % P
+    s = x * v % P
     m = 3 * (x - zz) * (x + zz) % P
-    yy = y * y % P
-    s = 4 * x * yy % P
     x3 = (m * m - 2 * s) % P
-    return x3, (m * (s - x3) - 8 * yy * yy) % P, 2 * y * z % P
+    return x3, (m * (s - x3) - w * y) % P, v * zz % P, w * zzz % P
 
 
-def _add(x1, y1, z1, x2, y2):
-    """Add the affine point (x2, y2) to the Jacobian point (x1, y1, z1), reduced modulo P.
+def _add(x1, y1, zz, zzz, x2, y2):
+    """Add the affine point (x2, y2) to a point: madd-2008-s.
 
-    The infinite point is (0, any, 0). The branches are met by crafted scalars only.
+    The infinite point has ZZ = 0. The branches are met by crafted scalars only.
     """
-    zz = z1 * z1 % P
     h = x2 * zz % P - x1
-    r = y2 * (z1 * zz % P) % P - y1
+    r = y2 * zzz % P - y1
     if not h:
-        if not z1:
-            return x2, y2, 1
-        return _INFINITY if r else _double(x1, y1, z1)
+        if not zz:
+            return x2, y2, 1, 1
+        return _INFINITY if r else _double(x1, y1, zz, zzz)
     hh = h * h % P
     hhh = h * hh % P
     v = x1 * hh % P
     x3 = (r * r - hhh - 2 * v) % P
-    return x3, (r * (v - x3) - y1 * hhh) % P, z1 * h % P
+    return x3, (r * (v - x3) - y1 * hhh) % P, zz * hh % P, zzz * hhh % P
 
 
-def _affine(x, y, z):
-    z = inverse(z, P)
-    zz = z * z % P
-    return x * zz % P, y * (zz * z % P) % P
+def _affine(x, y, zz, zzz):
+    zzz = inverse(zzz, P)
+    z = zz * zzz % P
+    return x * (z * z % P) % P, y * zzz % P
 
 
 def on_curve(x, y):
@@ -106,28 +112,31 @@ def _point(code, table):
     return int.from_bytes(TABLE[at : at + 32], "little"), (P - y, y)[code >> _TEETH - 1]
 
 
+def _comb(k, blind):
+    """The comb: a generator that returns k*G with ZZ scaled by `blind`, as (x, y, zz, zzz)."""
+    codes = _codes(k)
+    yield
+    x, y = _point(codes[_COLUMNS - 1], 0)
+    zz = blind * blind % P
+    zzz = zz * blind % P
+    x, y = x * zz % P, y * zzz % P
+    for column in range(_COLUMNS - 2, -1, -1):
+        x, y, zz, zzz = _double(x, y, zz, zzz)
+        x2, y2 = _point(codes[column + _COLUMNS], 1)
+        x, y, zz, zzz = _add(x, y, zz, zzz, x2, y2)
+        x2, y2 = _point(codes[column], 0)
+        x, y, zz, zzz = _add(x, y, zz, zzz, x2, y2)
+        yield
+    return x, y, zz, zzz
+
+
 def base_mult(k, blind):
     """Multiply the base point: a generator that returns the affine (x, y) of k*G.
 
     `k` is 1..N-1; `blind`, 1..P-1, scales Z and is to be drawn afresh for a secret `k`.
     """
-    codes = _codes(k)
-    yield
-    x, y = _point(codes[-1], _SUBTABLES - 1)
-    z = blind
-    zz = z * z % P
-    x, y = x * zz % P, y * (zz * z % P) % P
-    table = _SUBTABLES - 1
-    for column in range(_COLUMNS - 1, -1, -1):
-        if column < _COLUMNS - 1:
-            x, y, z = _double(x, y, z)
-            table = _SUBTABLES
-        while table:
-            table -= 1
-            x2, y2 = _point(codes[table * _COLUMNS + column], table)
-            x, y, z = _add(x, y, z, x2, y2)
-        yield
-    return _affine(x, y, z)
+    point = yield from _comb(k, blind)
+    return _affine(*point)
 
 
 def sign(d, digest, k, z_blind, k_blind):
@@ -137,9 +146,10 @@ def sign(d, digest, k, z_blind, k_blind):
     `k_blind` (1..N-1) are random. An r or s of zero, which the standard refuses, is returned as
     it is and fails in `verify`.
     """
-    x, _ = yield from base_mult(k, z_blind)
+    x, _, zz, _ = yield from _comb(k, z_blind)
     yield
-    r = x % N
+    r = x * inverse(zz, P) % P % N
+    yield
     e = int.from_bytes(digest, "big")
     # (k b)^-1 (e b + r (d b)): neither k nor d meets a variable-time step without the blind b
     s = (e * k_blind + r * (d * k_blind % N)) % N
@@ -175,27 +185,30 @@ def verify(qx, qy, digest, r, s):
     codes = _codes(u1) if u1 else None
     digits = _wnaf(r * w % N)
     # Q, 3Q, 5Q, 7Q
-    x2, y2 = _affine(*_double(qx, qy, 1))
+    x2, y2 = _affine(*_double(qx, qy, 1, 1))
     yield
     multiples = [(qx, qy)]
     for _ in range(3):
         x, y = multiples[-1]
-        multiples.append(_affine(*_add(x, y, 1, x2, y2)))
+        multiples.append(_affine(*_add(x, y, 1, 1, x2, y2)))
         yield
-    x, y, z = _INFINITY
+    x, y, zz, zzz = _INFINITY
     for i in range(_BITS, -1, -1):
-        x, y, z = _double(x, y, z)
+        x, y, zz, zzz = _double(x, y, zz, zzz)
         digit = digits[i] - 8
         if digit:
             x2, y2 = multiples[abs(digit) >> 1]
-            x, y, z = _add(x, y, z, x2, y2 if digit > 0 else P - y2)
+            x, y, zz, zzz = _add(x, y, zz, zzz, x2, y2 if digit > 0 else P - y2)
         if codes and i < _COLUMNS:
             # The comb's columns share the last doublings.
-            for table in range(_SUBTABLES):
-                x2, y2 = _point(codes[table * _COLUMNS + i], table)
-                x, y, z = _add(x, y, z, x2, y2)
+            x2, y2 = _point(codes[i], 0)
+            x, y, zz, zzz = _add(x, y, zz, zzz, x2, y2)
+            if i < _COLUMNS - 1:
+                x2, y2 = _point(codes[i + _COLUMNS], 1)
+                x, y, zz, zzz = _add(x, y, zz, zzz, x2, y2)
         if not i & 3:
             yield
-    if not z:
+    if not zz:
         return False
-    return _affine(x, y, z)[0] % N == r
+    # x / zz is r modulo N; P is less than 2 N
+    return r * zz % P == x or (r + N < P and (r + N) * zz % P == x)
