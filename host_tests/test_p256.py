@@ -65,8 +65,8 @@ def test_edge_scalars_agree_with_plain_double_and_add():
     n = p256.N
     scalars = [1, 2, 3, 4, 5, n - 1, n - 2, n - 3, n // 2, n // 2 + 1]
     # Where the comb's columns and teeth begin, and what their digits cannot hold
-    scalars += [1 << bit for bit in (1, 21, 22, 23, 42, 43, 44, 85, 86, 87, 128, 129, 172, 214, 215,
-                                     216, 254, 255)]
+    scalars += [1 << bit for bit in (1, 21, 22, 23, 42, 43, 44, 85, 86, 87, 128, 129, 172, 214,
+                                     215, 216, 254, 255)]
     scalars += [(1 << bit) - 1 for bit in (43, 86, 128, 215, 255)]
     scalars += [0xFFFFFFFF00000000 << 192, 2**256 - 2**224 - 1]
     for k in scalars:
