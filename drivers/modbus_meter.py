@@ -96,7 +96,8 @@ class ModbusMeter:
         self._requests = _import_last(plan(profile["billing"], most, cost_us, char_us))
         self._slow = plan(profile["slow"], most, cost_us, char_us)
         self._unsure = [self._requests, self._slow]  # not yet answered as a whole
-        self._asked = None
+        self._reading = None
+        self._take = self._fill  # bound once: each binding would cost the heap
         # Nothing in between is read: a register that is not there would hide the others.
         self._identity = plan(profile["identity"], most, 1, char_us)
 
@@ -111,36 +112,35 @@ class ModbusMeter:
         """
         reading.quality = "G"
         reading.reason = ""
-        requests = self._requests
-        if requests in self._unsure:
-            return self._explore(reading, requests, energy_only)
-        return self._read(reading, requests, len(requests) - 1 if energy_only else 0)
+        return self._read(reading, self._requests, energy_only)
 
     def read_slow(self, reading):
         """To be awaited: fill pf_milli, apparent_mva and reactive_mvar of `reading`; what the
         meter does not have or gives as no number is None. Raises ModbusError."""
         reading.pf_milli = reading.apparent_mva = reading.reactive_mvar = None
-        if self._slow in self._unsure:
-            return self._explore(reading, self._slow, False)
-        return self._read(reading, self._slow, 0)
+        return self._read(reading, self._slow, False)
 
-    async def _read(self, reading, requests, index):
-        while index < len(requests):
-            request = self._asked = requests[index]
-            self._fill(reading, request, await self.bus.read(
-                self._unit, self._function, request[0], request[1], self._latency_ms))
-            index += 1
+    def _read(self, reading, requests, last_only):
+        self._reading = reading
+        if requests in self._unsure:
+            return self._explore(requests, last_only)
+        return self._each(requests, last_only)
 
-    async def _explore(self, reading, requests, energy_only):
+    def _each(self, requests, last_only):
+        return self.bus.read_each(self._unit, self._function, requests,
+                                  len(requests) - 1 if last_only else 0, self._take,
+                                  self._latency_ms)
+
+    async def _explore(self, requests, last_only):
         while True:
             try:
-                await self._read(reading, requests, len(requests) - 1 if energy_only else 0)
+                await self._each(requests, last_only)
                 break
             except ModbusError as error:
                 if error.code not in _REFUSED:
                     raise
-                self._narrow(requests, self._asked, error)
-        if not energy_only:
+                self._narrow(requests, self.bus.asked, error)
+        if not last_only:
             self._unsure.remove(requests)
 
     def _narrow(self, requests, request, error):
@@ -158,7 +158,8 @@ class ModbusMeter:
         requests.extend(parts)
         _import_last(requests)
 
-    def _fill(self, reading, request, data):
+    def _fill(self, request, data):
+        reading = self._reading
         first = request[0]
         for _, _, attribute, phase, kind, exponent, at, scale_at in request[2]:
             value = None

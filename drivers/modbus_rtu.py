@@ -137,6 +137,7 @@ class ModbusRtu:
         # of the last request; of the last byte on the line, as far as that is known
         self._sent_ms = self._last_ms = self._ticks_ms()
         self._owed = -1  # address of a request that got no reply in time, or -1
+        self.asked = None
         self.requests = self.timeouts = self.damaged = self.exceptions = 0
 
     def _wire_ms(self, chars):
@@ -218,15 +219,24 @@ class ModbusRtu:
 
     async def read(self, unit, function, address, count, latency_ms=300):
         """Read `count` registers; returns a memoryview that begins with their 2 * count bytes,
-        valid until the next await.
+        valid until the next await. Limits and errors as in `read_each`."""
+        await self.read_each(unit, function, ((address, count),), 0, None, latency_ms)
+        return self._data
+
+    async def read_each(self, unit, function, requests, index, take, latency_ms=300):
+        """Make the `requests` (address, count, ...) from `index` on, with `take(request, data)`
+        after each; `data` is as `read` returns it. `asked` is the request in work.
 
         At most 3 tries, each with the deadline wire time plus `latency_ms`. Raises ModbusError:
         letter T when nothing came, F when what came was damaged or an exception, D when the UART
         failed. Exceptions 1, 2 and 3 are final, the others are tried again.
         """
+        # One coroutine for all requests: each would cost the heap 160 bytes a poll.
         turn = self.quiet
         tries = _TRIES
-        while True:
+        while index < len(requests):
+            request = self.asked = requests[index]
+            address, count = request[0], request[1]
             tries -= 1
             while turn.taken or turn.waiting:
                 await self._sleep_ms(_TAKEN_STEP_MS)
@@ -244,7 +254,11 @@ class ModbusRtu:
                     await self._sleep_ms(wait_ms)
                     wait_ms = self._receive(unit, function, count, limit_ms)
                 if not wait_ms:
-                    return self._data
+                    if take:
+                        take(request, self._data)
+                    index += 1
+                    tries = _TRIES
+                    continue
                 self._owed = address
                 if not tries:
                     if self._length:

@@ -38,15 +38,17 @@ def _timed(bus_class):
     class Timed(bus_class):
         told = None
 
-        async def read(self, unit, function, address, count, latency_ms=300):
+        async def read_each(self, unit, function, requests, index, take, latency_ms=300):
             time = self.time
             begin_us = time.now_us
+            most_ms = sum(self.most_ms(one[1], latency_ms) for one in requests[index:])
             try:
-                return await super().read(unit, function, address, count, latency_ms)
+                await super().read_each(unit, function, requests, index, take, latency_ms)
             finally:
                 took_ms = (time.now_us - begin_us) // 1000
-                if took_ms > self.most_ms(count, latency_ms):
-                    self.told("a read of %d registers took %d ms" % (count, took_ms))
+                if took_ms > most_ms:
+                    self.told("a read of %d requests took %d ms"
+                              % (len(requests) - index, took_ms))
 
         def most_ms(self, count, latency_ms):
             """Three tries, each with a line that falls silent late, wire time and latency; once a
