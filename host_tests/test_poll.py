@@ -25,6 +25,7 @@ class _Meter:
         self.bus = _Bus(time)
         self.label_serial = label
         self.serial = serial
+        self.code = "0020"
         self.faults = []
         self.identity_reads = self.energy_reads = self.billing_reads = self.together = 0
         self._time = time
@@ -60,7 +61,7 @@ class _Meter:
     async def read_identity(self):
         self.identity_reads += 1
         await self._reply()
-        return self.serial, "0020", "0205"
+        return self.serial, self.code, "0205"
 
 
 def _rig(line=lambda now_ms: 10**9 + now_ms, base_mwh=None, period_ms=1000, **options):
@@ -217,7 +218,7 @@ def test_an_edge_reading_is_two_replies_and_the_second_counts():
         asked_ms = time.mono_ms()
         mwh, letter, read_ms = await poll.edge_reading()
         assert letter == "G" and meter.energy_reads == 2
-        assert mwh == 10**9 + read_ms and asked_ms + 400 <= read_ms <= asked_ms + 700
+        assert mwh == 10**9 + read_ms and asked_ms + 600 <= read_ms <= asked_ms + 900
         before = meter.billing_reads
         await time.sleep_ms(2000)
         assert meter.billing_reads > before, "the regular poll goes on"
@@ -257,13 +258,28 @@ def test_an_edge_reading_recovers_within_its_deadline():
 
 def test_an_edge_reading_is_two_replies_in_a_row():
     time, meter, poll = _rig()
-    meter.faults = [(3300, 3500, "F")]
+    meter.faults = [(3500, 3700, "F")]
 
     async def scenario():
-        await time.sleep_ms(3250)  # just after a regular poll: 3250 good, 3450 bad, then good
+        await time.sleep_ms(3250)  # just after a regular poll: 3450 good, 3650 bad, then good
         assert (await poll.edge_reading())[1] == "G"
         assert meter.energy_reads == 4
     _run(time, poll, scenario)
+
+
+def test_an_edge_reading_asks_whose_register_it_is():
+    for serial, code in (("99", "0020"), ("21034567", "0070")):
+        time, meter, poll = _rig()
+
+        async def scenario(time=time, meter=meter, poll=poll, serial=serial, code=code):
+            await time.sleep_ms(5000)
+            meter.serial, meter.code = serial, code
+            mwh, letter, _ = await poll.edge_reading()
+            assert mwh is None and letter == "X", (serial, code)
+            await time.sleep_ms(15000)
+            assert (await poll.edge_reading())[1] == "G"
+            assert poll.serial == serial and poll.code == code
+        _run(time, poll, scenario)
 
 
 def test_an_edge_reading_before_the_first_poll_knows_the_meter_first():

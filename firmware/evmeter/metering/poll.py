@@ -27,7 +27,8 @@ class MeterPoll:
     bus_idle      `async with poll.bus_idle:` no request is on its way, and none will start
     on_reading    None or called with each believed reading
     on_event      None or called with ("meter_rebase", fields) when the register goes on from
-                  elsewhere; fields as Gate.event says, with `old_serial` for an exchanged meter.
+                  elsewhere; fields as Gate.event says, with `old_serial` and `serial` for an exchanged
+                  meter.
                   A session open across an event whose `diff_mwh` is None cannot be billed
     """
 
@@ -122,6 +123,7 @@ class MeterPoll:
         if event:
             if self._old_serial is not None:
                 event["old_serial"] = self._old_serial
+                event["serial"] = self.serial
                 self._old_serial = None
             if self.on_event:
                 self.on_event("meter_rebase", event)
@@ -147,7 +149,8 @@ class MeterPoll:
             raise MeterError("serial number is %s, configured is %s" % (serial, label), "X")
         source = "meter" if serial else "label"
         serial = serial or label or ""
-        if serial != self.serial and self.latest:
+        other_code = code and self.code and code != self.code
+        if self.latest and (serial != self.serial or other_code):
             self._old_serial = self.serial
             self._gate.distrust("X", "meter exchanged")
         self.serial = serial
@@ -161,14 +164,16 @@ class MeterPoll:
         """Read the register for a session's edge: (import in mWh, "G", ms since boot).
 
         Two replies, each believed by the gate, so that the second is not below the first and not
-        further above it than can be drawn; the second counts. Goes before the regular poll. No
-        request is started after `deadline_ms`; then (None, OCMF fault letter, ms since boot).
+        further above it than can be drawn; the second counts. Whose register it is, the meter is
+        asked before. Goes before the regular poll. No request is started after `deadline_ms`; then
+        (None, OCMF fault letter, ms since boot).
         """
         clock, reading = self._clock, self._edge
         end_ms = clock.mono_ms() + deadline_ms
         agreed = 0
         letter = "T"
         async with self._turn:
+            self._identified = False
             while True:
                 now_ms = clock.mono_ms()
                 if now_ms >= end_ms:
