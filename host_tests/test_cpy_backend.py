@@ -379,3 +379,20 @@ def test_the_balance_adds_up_from_events(store):
         5000, 20000, 12000, 3000)
     assert found.gap_mwh == 3000
     assert found.exact
+
+
+def test_an_audit_entry_counts_by_its_signature():
+    device, other = FakeDevice("d"), FakeDevice("d")
+    trusted = {("d", device.key_id): device.spki}
+    entry = device.log(1, "meter_rebase", old_mwh=5, new_mwh=1000, jump_mwh=995)
+    assert messages.read("d", "log", entry, trusted).verdict == "ok"
+    cases = (
+        (entry.replace(b'"new_mwh": 1000', b'"new_mwh": 1001'), "does not belong"),
+        (entry[:entry.index(b', "sg"')] + b"}", "without signature"),
+        (entry.replace(b'"sg": "30', b'"sg": "31'), "not the DER"),
+        (other.log(1, "meter_rebase").replace(other.key_id.encode(), device.key_id.encode()),
+         "does not belong"),
+    )
+    for payload, why in cases:
+        found = messages.read("d", "log", payload, trusted)
+        assert found.verdict == "bad" and why in found.why, (payload, found)

@@ -37,6 +37,12 @@ class FakeDevice:
         return json.dumps({"v": 1, "ts": _START_MS // 1000 + seq, "tq": "I", "k": self.key_id,
                            "seq": seq, "sid": "", "ev": name, **fields}).encode()
 
+    def log(self, seq, name, **fields):
+        """The bytes of a signed audit entry."""
+        text = self.event(seq, name, **fields)[:-1]
+        signature = self._key.sign(text, ec.ECDSA(hashes.SHA256()))
+        return text + b', "sg": "%s"}' % signature.hex().encode()
+
     def record(self, seq, kind="begin", register_mwh=1_000_000, sid=None, broken=False):
         """The bytes of a message with a signed record; a complete one begins 1 kWh lower."""
         self._page += 1

@@ -96,6 +96,15 @@ class Ledger:
 
         `mark_mwh`: the register that the event accounts for. Raises JournalError.
         """
+        return await self._happened(frames.EVT, name, sid, at_mono_ms, fields, mark_mwh)
+
+    async def log(self, name, sid, at_mono_ms, fields, mark_mwh=None):
+        """Append an audit entry as `event` does an event, signed where there is a key: "sg", its
+        last field, is the signature's DER in hex over the text before the comma that leads to it.
+        Raises JournalError, SignerError."""
+        return await self._happened(frames.LOG, name, sid, at_mono_ms, fields, mark_mwh)
+
+    async def _happened(self, kind, name, sid, at_mono_ms, fields, mark_mwh):
         async with self._lock:
             fields["ev"] = name
             head = {}
@@ -103,7 +112,11 @@ class Ledger:
                 fields["reg_mwh"] = head["mark_mwh"] = mark_mwh
             payload = self._message(fields, sid, self._clock.unix_ms_at(at_mono_ms),
                                     self._clock.quality)
-            return await self._append(frames.EVT, payload, **head)
+            if kind == frames.LOG and self._signer:
+                payload = payload[:-1]
+                der = await self._signer.sign(hashlib.sha256(payload).digest())
+                payload += b', "sg": "' + binascii.hexlify(der) + b'"}'
+            return await self._append(kind, payload, **head)
 
     async def interval(self, closed):
         """Append an interval as metering/intervals.py closes it. Raises JournalError."""

@@ -102,7 +102,8 @@ class SessionKeeper:
                 fields["jump_mwh"] = 0
             else:
                 mark_mwh += fields["jump_mwh"]
-            await self._event(name, at_ms, fields, mark_mwh)
+            fields["e_mwh"] = self.energy_mwh()
+            await self._ledger.log(name, self.sid, at_ms, fields, mark_mwh)
             self._meter_events.pop(0)
 
     def _changed(self):
@@ -168,9 +169,9 @@ class SessionKeeper:
             return 0
         return max(0, register_mwh - self.session.begin_mwh - self.session.jump_mwh)
 
-    def _event(self, name, at_ms, fields, mark_mwh=None):
+    def _event(self, name, at_ms, fields):
         fields["e_mwh"] = self.energy_mwh()
-        return self._ledger.event(name, self.sid, at_ms, fields, mark_mwh)
+        return self._ledger.event(name, self.sid, at_ms, fields)
 
     def _out_mwh(self, register_mwh):
         """Energy since the last accounted register that belongs to no session."""

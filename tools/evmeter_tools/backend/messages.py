@@ -5,6 +5,7 @@ import re
 
 from evmeter_tools.backend.store import Entry
 from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.parse import RecordError, check_signature, parse_key
 
 STREAMS = ("rec", "evt", "ivl", "log")
 MAX_BYTES = 8192
@@ -70,8 +71,22 @@ def read(device, stream, payload, trusted):
         kind = message.get("ev", stream)
         faults = [] if isinstance(kind, str) and len(kind) <= 32 else ["ev is no short text"]
         kind = kind if not faults else stream
+        if stream == "log":
+            faults += _log_faults(payload, spki)
     return Entry(device, key_id, seq, stream, sid, kind, bytes(payload),
                  "bad" if faults else "ok", "; ".join(faults))
+
+
+def _log_faults(payload, spki):
+    """An audit entry's signature: over its text before the comma that leads to "sg"."""
+    text, found, rest = payload.rpartition(b', "sg": "')
+    if not found or not rest.endswith(b'"}'):
+        return ["audit entry without signature"]
+    try:
+        check_signature(text, {"SD": rest[:-2].decode("ascii", "replace")}, parse_key(spki))
+    except RecordError as error:
+        return ["audit entry: %s" % error]
+    return []
 
 
 def _record_faults(message, kind, sid, spki):
