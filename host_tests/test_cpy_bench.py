@@ -21,7 +21,7 @@ import pytest
 import host_flash
 from drivers.control_pilot import ControlPilot
 from drivers.modbus_rtu import crc16
-from evmeter_tools.bench import command, vehicle
+from evmeter_tools.bench import command, waveform
 from evmeter_tools.bench import meter as meter_module
 from evmeter_tools.bench.meter import EmulatedMeter, float_bits, float_bits_mwh
 from evmeter_tools.bench.vehicle import Vehicle
@@ -277,10 +277,31 @@ def test_a_front_end_that_is_off(emulated_vehicle):
 
 def test_the_share_of_high_samples_is_the_duty(emulated_vehicle):
     emulated_vehicle.set("B", 24000)
-    windows = emulated_vehicle._windows["B", 40.0]
+    path = emulated_vehicle.folder / "pilot.bin"
+    windows = []
+    for _ in range(16):
+        emulated_vehicle.set()
+        windows.append(path.read_bytes()[8:])
     high = sum(value > 1300 for body in windows for value in struct.unpack("<250H", body))
     assert abs(high / (250 * len(windows)) - 0.4) < 0.05
     assert len(set(windows)) == len(windows)
+
+
+def test_a_pilot_out_of_order_reaches_the_file(emulated_vehicle):
+    emulated_vehicle.set("C", 16000, low_mv=-10700, noise_mv=0)
+    assert abs(_sample(emulated_vehicle).low_mv + 10700) < 20
+    emulated_vehicle.set(duty_percent=5)
+    pilot = _sample(emulated_vehicle)
+    assert pilot.pwm
+    emulated_vehicle.set(cp="short")
+    pilot = _sample(emulated_vehicle)
+    assert (pilot.pwm, abs(pilot.high_mv) < 20) == (False, True)
+    assert emulated_vehicle.state == "C"
+    emulated_vehicle.set(offered_ma=0, cp="ok")
+    assert not _sample(emulated_vehicle).pwm
+    with pytest.raises(ValueError, match="cp"):
+        emulated_vehicle.set("B", cp="torn")
+    assert emulated_vehicle.state == "C"
 
 
 def test_windows_keep_coming_whole(emulated_vehicle):
@@ -289,9 +310,9 @@ def test_windows_keep_coming_whole(emulated_vehicle):
     end = time.monotonic() + _END_S
     while len(seen) < 5 and time.monotonic() < end:
         data = path.read_bytes()
-        assert len(data) == 8 + 2 * vehicle.SAMPLES
+        assert len(data) == 8 + 2 * waveform.SAMPLES
         sequence, count = struct.unpack_from("<II", data)
-        assert count == vehicle.SAMPLES
+        assert count == waveform.SAMPLES
         seen.add(sequence)
         time.sleep(0.005)
     assert len(seen) == 5
@@ -307,7 +328,7 @@ def test_a_wrong_pilot_changes_nothing(emulated_vehicle):
 @pytest.mark.parametrize(("offered_ma", "duty"), [
     (0, 100), (6000, 10), (16000, 80 / 3), (51000, 85), (63000, 89.2), (80000, 96)])
 def test_duty(offered_ma, duty):
-    assert abs(vehicle.duty_percent(offered_ma) - duty) < 1e-9
+    assert abs(waveform.duty_percent(offered_ma) - duty) < 1e-9
 
 
 # -- the rig process --
