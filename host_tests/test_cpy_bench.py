@@ -511,6 +511,82 @@ def test_a_meter_on_a_serial_port_leaves_other_units_alone_and_notices_its_loss(
         process.wait()
 
 
+def _on_a_port(scenario, **options):
+    """Run `scenario(ask, emulated)` with the meter on the slave of a pty, as on a serial port."""
+    async def run():
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        os.set_blocking(master, False)
+        emulated = EmulatedMeter(port=os.ttyname(slave), unit=7, latency_ms=0, **options)
+        await emulated.start()
+
+        async def ask(data, expected=0):
+            """Send; whatever comes until `expected` bytes are there, or in 0.15 s if it is 0."""
+            if data:
+                os.write(master, data)
+            heard = b""
+            end_s = time.monotonic() + (5 if expected else 0.15)
+            while time.monotonic() < end_s and not (expected and len(heard) >= expected):
+                await asyncio.sleep(0.01)
+                with contextlib.suppress(BlockingIOError):
+                    heard += os.read(master, 500)
+            return heard
+
+        try:
+            await scenario(ask, emulated)
+        finally:
+            await emulated.stop()
+            os.close(master)
+            os.close(slave)
+
+    asyncio.run(run())
+
+
+_GOOD = _request(7, 4, 0x48, 2)
+
+
+@pytest.mark.parametrize("frame", [
+    _request(8, 4, 0x48, 2), _request(0, 4, 0x48, 2), _request(0, 6, 0x48, 2),
+    _frame(b"\x08\x04\x04\x01\x02\x03\x04"),  # another meter's reply
+    _frame(b"\x07\x04\x04\x01\x02\x03\x04"), _frame(b"\x07\x84\x02"),  # its own, as an echo
+    _GOOD[:-1] + bytes([_GOOD[-1] ^ 1]), _GOOD[:-1], _GOOD[1:], b"\x07", bytes(3000),
+    random.Random(3).randbytes(3000)])
+def test_a_meter_on_a_bus_keeps_silent_and_is_ready_for_the_next(frame):
+    async def scenario(ask, emulated):
+        assert await ask(frame) == b""
+        assert emulated.wire.requests == 0
+        for _ in range(2):
+            assert len(await ask(_GOOD, 9)) == 9
+        assert emulated.wire.requests == 2
+
+    _on_a_port(scenario)
+
+
+def test_a_meter_on_a_bus_hears_its_request_behind_anything():
+    async def scenario(ask, _emulated):
+        rng = random.Random(1)
+        reply = await ask(_GOOD, 9)
+        for length in (1, 2, 7, 8, 9, 30, 200):
+            assert await ask(rng.randbytes(length) + _GOOD, 9) == reply, length
+        assert await ask(_request(8, 4, 0x48, 2) + _GOOD, 9) == reply
+        assert await ask(_GOOD[:5]) == b""
+        assert await ask(_GOOD[5:]) == b""  # too late to belong together
+        assert await ask(_GOOD, 9) == reply
+
+    _on_a_port(scenario)
+
+
+def test_the_faults_of_a_meter_on_a_bus_count_its_own_requests():
+    async def scenario(ask, emulated):
+        for _ in range(3):
+            assert len(await ask(_GOOD, 9)) == 9
+            assert await ask(_request(9, 4, 0x48, 2)) == b""
+            assert await ask(_GOOD) == b""
+        assert emulated.fault.spoilt == 3
+
+    _on_a_port(scenario, fault="silent", fault_every=2)
+
+
 # -- the host board on both interpreters --
 
 _CPYTHON = "import sys, cpython_shim; cpython_shim.install(); exec(open(sys.argv.pop(1)).read())"

@@ -8,11 +8,9 @@ watt-hours, or the coarser steps that its type and scale allow, and goes down to
 import asyncio
 import logging
 import struct
-import termios
 import time
 from decimal import ROUND_HALF_UP, Decimal
 
-import serial as pyserial
 from pymodbus.constants import ExcCodes
 from pymodbus.framer import FramerType
 from pymodbus.server import ModbusSerialServer
@@ -20,7 +18,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from evmeter_tools.bench.misbehaviour import Misbehaviour
 from evmeter_tools.bench.profile import Profile
-from evmeter_tools.bench.wire import Wire
+from evmeter_tools.bench.wire import PortWire, Wire
 from evmeter_tools.errors import UserError
 
 BAUDS = (1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200)
@@ -150,23 +148,12 @@ class EmulatedMeter:
         return None
 
     def _outgoing(self, sending, packet):
-        """Keep silent for other units on the bus: pymodbus answers for them with an exception."""
-        if not sending:
-            return packet
-        if packet[0] != self.unit:
-            return b""
-        return self.fault.reply(packet) if self.fault else packet
+        """What goes out in place of a reply."""
+        return self.fault.reply(packet) if sending and self.fault else packet
 
     def _connection(self, connected):
-        (self._connected if connected else self.lost).set()
-
-    def _try_port(self):
-        """Open and close the port for the sake of the error's cause, which pymodbus only logs."""
-        try:
-            pyserial.Serial(self._port, self._baud, parity=self._parity, exclusive=True).close()
-        except (OSError, ValueError, termios.error) as error:
-            cause = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise UserError("the port %s cannot be used: %s" % (self._port, cause)) from None
+        if connected:
+            self._connected.set()
 
     def _memory(self):
         """Function -> SimData of what there is to read."""
@@ -196,13 +183,12 @@ class EmulatedMeter:
         device = SimDevice(id=self.unit, action=self._answer,
                            simdata=(unused, list(unused), *self._memory()))
         logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
-        if self.wire:
-            self.wire.start()
-        else:
-            self._try_port()
+        if self._port:
+            self.wire = PortWire(self._port, self._baud, self._parity, _CHAR_BITS[self._parity],
+                                 self.unit, self.lost.set)
+        self.wire.start()
         self._server = ModbusSerialServer(
-            device, framer=FramerType.RTU, port=self.wire.meter_path if self.wire else self._port,
-            baudrate=self._baud, parity="N" if self.wire else self._parity,
+            device, framer=FramerType.RTU, port=self.wire.meter_path, baudrate=self._baud,
             trace_packet=self._outgoing, trace_connect=self._connection)
         try:
             await self._server.serve_forever(background=True)

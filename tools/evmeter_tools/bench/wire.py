@@ -1,18 +1,34 @@
-"""An RS-485 line between two ptys: bytes take their time, and only the addressed unit hears.
+"""An RS-485 line between two ptys: bytes take their time, and only the addressed unit hears. Or a
+real line behind a serial port, with the same filter.
 
 A pty carries no line speed. The wire delivers each byte when its last bit would have arrived, in
 both directions. Requests are handed to the meter as whole frames after 3.5 characters of silence,
-and only if they name its unit: the Modbus server would answer for every unit otherwise.
+and only if they name its unit and their CRC holds: the Modbus server would answer for every unit,
+and stay deaf for a while after noise.
 """
 
 import asyncio
 import os
+import termios
 import tty
 from collections import deque
+
+import serial as pyserial
+
+from evmeter_tools.bench.misbehaviour import crc16
+from evmeter_tools.errors import UserError
 
 _SILENCE_CHARS = 3.5
 _LEAST_SILENCE_S = 0.00175  # above 19200 baud, Modbus over Serial Line 1.02, 2.5.1.1
 _CHUNK = 512
+_FRAME_BYTES = 256  # the longest there is
+_LEAST_BYTES = 4
+_STALE_S = 0.05  # bytes of one frame come closer, even through a USB adapter's buffer
+
+
+def whole(frame):
+    """Whether the bytes are a frame whose CRC holds."""
+    return len(frame) >= _LEAST_BYTES and crc16(frame[:-2]) == frame[-2:]
 
 
 class Wire:
@@ -36,14 +52,24 @@ class Wire:
         self._loop = None
         self.on_reply = None
         self.requests = 0
-        self._device_fd, self._device_slave = os.openpty()
-        self._meter_fd, self._meter_slave = os.openpty()
-        for fd in (self._device_slave, self._meter_slave):
-            tty.setraw(fd)
-        for fd in (self._device_fd, self._meter_fd):
-            os.set_blocking(fd, False)
-        self.device_path = os.ttyname(self._device_slave)
+        self._meter_fd, self._meter_slave = self._pty()
         self.meter_path = os.ttyname(self._meter_slave)
+        self._open()
+
+    @staticmethod
+    def _pty():
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        os.set_blocking(master, False)
+        return master, slave
+
+    def _open(self):
+        self._device_fd, self._device_slave = self._pty()
+        self.device_path = os.ttyname(self._device_slave)
+
+    def _close(self):
+        os.close(self._device_fd)
+        os.close(self._device_slave)
 
     def start(self):
         """Begin to carry bytes; needs a running loop."""
@@ -59,11 +85,14 @@ class Wire:
         for fd in (self._device_fd, self._meter_fd):
             if self._loop:
                 self._loop.remove_reader(fd)
-        for fd in (self._device_fd, self._device_slave, self._meter_fd, self._meter_slave):
-            os.close(fd)
+        os.close(self._meter_fd)
+        os.close(self._meter_slave)
+        self._close()
 
     def _from_device(self):
-        data = os.read(self._device_fd, _CHUNK)
+        self._heard(os.read(self._device_fd, _CHUNK))
+
+    def _heard(self, data):
         self._request += data
         self._request_end_s = (max(self._loop.time(), self._request_end_s)
                                + len(data) * self.char_s)
@@ -78,7 +107,8 @@ class Wire:
         self._request_timer = None
         if frame[0] == self._unit:
             self.requests += 1
-            self._put(self._meter_fd, frame)
+            if whole(frame):
+                self._put(self._meter_fd, frame)
 
     def _from_meter(self):
         data = os.read(self._meter_fd, _CHUNK)
@@ -109,5 +139,64 @@ class Wire:
     def _put(fd, data):
         try:
             os.write(fd, data)
-        except BlockingIOError:
-            return  # nobody reads at the other end; a line does not wait
+        except OSError:
+            return  # nobody reads at the other end, or nobody is there; a line does not wait
+
+
+class PortWire(Wire):
+    """The real line behind the serial port `port`, which gives the speed itself. `on_lost` is
+    called when the port goes away. Raises UserError where the port cannot be used.
+
+    An adapter may hand over a request together with what came before it, another meter's reply or
+    noise: the request is what stands last. Some also hand over what they send.
+    """
+
+    def __init__(self, port, baud, parity, char_bits, unit, on_lost):
+        try:
+            self._serial = pyserial.Serial(port, baud, parity=parity, timeout=0, exclusive=True)
+        except (OSError, ValueError, termios.error) as error:
+            cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise UserError("the port %s cannot be used: %s" % (port, cause)) from None
+        self.device_path = port
+        self._on_lost = on_lost
+        self._heard_s = 0
+        super().__init__(baud, char_bits, unit)
+        self.char_s = 0  # a reply takes its time on the line, not here
+
+    def _open(self):
+        self._device_fd = self._serial.fileno()
+
+    def _close(self):
+        self._serial.close()
+
+    def _from_device(self):
+        try:
+            data = os.read(self._device_fd, _CHUNK)
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._device_fd)
+            self._on_lost()
+            return
+        now_s = self._loop.time()
+        if now_s - self._heard_s > _STALE_S:
+            self._request.clear()
+        self._heard_s = now_s
+        self._heard(data)
+        del self._request[:-_FRAME_BYTES]
+
+    def _deliver_request(self):
+        self._request_timer = None
+        data = bytes(self._request)
+        for begin in range(len(data)):
+            frame = data[begin:]
+            if frame[0] == self._unit and whole(frame) and not self._is_reply(frame):
+                self.requests += 1
+                self._request.clear()
+                self._put(self._meter_fd, frame)
+                return
+
+    @staticmethod
+    def _is_reply(frame):
+        """Of the functions 1 to 6, requests and only they are 8 bytes long."""
+        return frame[1] & 0x80 or (frame[1] <= 6 and len(frame) != 8)
