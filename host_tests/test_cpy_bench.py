@@ -726,6 +726,96 @@ def test_parity_is_modelled_on_a_pty_and_a_port_that_is_none_is_refused(tmp_path
     assert caught.value.args[0] == 2
 
 
+def test_what_a_pty_cannot_do_makes_no_difference_and_on_a_port_is_an_error():
+    master, slave = os.openpty()  # in cooked mode, with an echo
+    for baudrate in (9601, 9600):
+        uart = Uart(os.ttyname(slave), baudrate, parity="O", stop=2)
+        os.write(master, b"\x03\r\n")
+        assert _heard(uart, 3) == b"\x03\r\n"
+        assert not select.select([master], [], [], 0.05)[0]  # no echo
+        uart.close()
+    os.close(master)
+    os.close(slave)
+    # a terminal, but none in /dev/pts
+    for wrong in ({"baudrate": 9601}, {"parity": "E"}):
+        with pytest.raises(OSError, match="no serial port that does") as caught:
+            Uart("/dev/ptmx", **wrong)
+        assert caught.value.args[0] == 5
+    Uart("/dev/ptmx").close()
+
+
+def _heard(uart, count):
+    end_s = time.monotonic() + _END_S
+    while uart.any() < count and time.monotonic() < end_s:
+        time.sleep(0.005)
+    return uart.read()
+
+
+_POLL = """\
+import gc, sys, time
+from host_uart import Uart
+uart = Uart(sys.argv[1], 115200)
+request = b"12345678"
+reply = bytearray(40)
+rest = memoryview(reply)[30:]
+def poll():
+    uart.write(request)
+    uart.flush()
+    sys.stdin.readline()
+    while uart.any() < 20:
+        pass
+    while uart.any() < 30:  # the rest, behind what waits already
+        pass
+    begun = gc.mem_alloc()
+    uart.any(); uart.any()
+    uart.readinto(reply, 7)
+    uart.readinto(reply)
+    uart.readinto(rest)
+    uart.readinto(rest)
+    uart.any()
+    uart.write(request)
+    uart.txdone()
+    uart.flush()
+    return gc.mem_alloc() - begun
+def wait():
+    begun = gc.mem_alloc()
+    while uart.any() < 15:
+        pass
+    while uart.any() < 30:
+        pass
+    uart.readinto(reply)
+    return gc.mem_alloc() - begun
+for scenario in (poll, wait):
+    for again in range(3):
+        gc.collect()
+        gc.disable()
+        print("ready")
+        took = scenario()
+        print(took)
+        gc.enable()
+"""
+
+
+@pytest.mark.skipif(not micropython(), reason="there is no MicroPython")
+def test_a_poll_takes_no_memory(tmp_path):
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    process = _start("micropython", _script(tmp_path, _POLL), os.ttyname(slave))
+    taken = []
+    for _ in range(6):
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        os.write(master, bytes(20))
+        time.sleep(0.05)
+        os.write(master, bytes(10))
+        taken.append(int(process.stdout.readline()))
+    process.communicate(timeout=_END_S)
+    os.close(master)
+    os.close(slave)
+    assert taken == [0] * 6
+
+
 _WRITE_FILES = """\
 import os, sys
 

@@ -12,19 +12,20 @@ import time
 from micropython import const
 
 _TICK_MS = const(10)
-_DRAIN_BYTES = const(256)
-_DRAIN_ROUNDS = const(256)  # 64 KiB, more than a pty holds
+_DRAIN_ROUNDS = const(256)  # of the buffer's size: 64 KiB, more than a pty holds
 _CPYTHON = sys.implementation.name == "cpython"
+_RAW = "raw -echo clocal cread min 0 time 0"
 _PARITY = {"N": "-parenb", "E": "parenb -parodd", "O": "parenb parodd"}
 
 
 def _set_line(path, baudrate, bits, parity, stop):
-    """Raw mode and the line's parameters. MicroPython's termios cannot set a speed: stty can. A
-    pty takes all but the parity, of which stty complains; on a port that is an error."""
+    """Raw mode and the line's parameters. MicroPython's termios cannot set a speed: stty can. What
+    a pty cannot do of them makes no difference there; on a port it is an error."""
     command = (
-        "stty -F '%s' raw -echo clocal cread -crtscts %d cs%d %s %s min 0 time 0 2>/dev/null || "
-        "case $(readlink -f '%s') in /dev/pts/*) ;; *) exit 1;; esac" % (
-            path, baudrate, bits, "cstopb" if stop == 2 else "-cstopb", _PARITY[parity], path))
+        "stty -F '%s' %s -crtscts %d cs%d %s %s 2>/dev/null || "
+        "case $(readlink -f '%s') in /dev/pts/*) stty -F '%s' %s 2>/dev/null;; *) exit 1;; esac"
+        % (path, _RAW, baudrate, bits, "cstopb" if stop == 2 else "-cstopb", _PARITY[parity],
+           path, path, _RAW))
     if os.system(command):
         raise OSError(5, "%s is no serial port that does %d baud, parity %s, %d stop bits"
                       % (path, baudrate, parity, stop))
@@ -53,36 +54,38 @@ class Uart:
             self._file = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         else:
             self._file = open(path, "r+b", buffering=0)
-        self._lost = bytearray(_DRAIN_BYTES)
+        self._fresh = bytearray(rxbuf)  # all buffers are made here: a poll takes no memory
         self._buffer = bytearray(rxbuf)
         self._count = 0
         self._sent_at_us = time.ticks_us()
         self._sending_us = 0
         self._drain()  # a chip that was off has heard nothing
 
-    def _take(self, buffer):
-        """Move what the line has into `buffer`; returns the number of bytes."""
+    def _take(self):
+        """Move what the line has into `_fresh`; returns the number of bytes."""
         if not _CPYTHON:
-            return self._file.readinto(buffer) or 0
+            return self._file.readinto(self._fresh) or 0
         try:
-            return os.readv(self._file, [buffer])
+            return os.readv(self._file, [self._fresh])
         except BlockingIOError:
             return 0
 
     def _drain(self):
         """Lose what is on the line."""
         rounds = _DRAIN_ROUNDS
-        while rounds and self._take(self._lost):
+        while rounds and self._take():
             rounds -= 1
 
     def _fill(self):
         """Take what has come since the last call. What does not fit the buffer is lost, as in the
         ESP32's driver."""
-        count = self._count
-        room = len(self._buffer) - count
-        if room:
-            self._count += self._take(memoryview(self._buffer)[count:] if count else self._buffer)
-        if self._count == len(self._buffer):
+        held, fresh, count = self._buffer, self._fresh, self._count
+        came = self._take()
+        room = len(held) - count
+        for index in range(min(came, room)):
+            held[count + index] = fresh[index]
+        self._count = min(count + came, len(held))
+        if self._count == len(held):
             self._drain()
 
     def any(self):
