@@ -128,30 +128,38 @@ def test_the_second_store_has_the_limits_of_the_chip():
         assert raises(OSError, NvsFile(path).get_i32, "k").args[0] == -4354
 
 
-def test_the_reset_cause_is_a_power_cut_where_rtc_memory_is_lost():
+def _reset(folder, cause):
+    with open(folder + "/reset", "w") as file:
+        file.write(cause)
+    return Board(folder)
+
+
+def test_rtc_memory_is_lost_at_power_on_and_only_then():
     folder = _folder("rtc")
     board = Board(folder)
     assert board.reset_cause == "power-on"
-    assert board.rtc_memory() == b""
+    assert (board.rtc_memory(), board.rtc_pulses()) == (b"", b"")
     board.rtc_memory(b"\x01\x02")
-    with open(folder + "/reset", "w") as file:
-        file.write("watchdog")
-    board = Board(folder)
-    assert (board.reset_cause, board.rtc_memory()) == ("watchdog", b"\x01\x02")
-    os.remove(folder + "/rtc.bin")
-    assert Board(folder).reset_cause == "power-on"
+    board.rtc_pulses(b"\x03")
+    for said, cause in (("watchdog", "watchdog"), ("software\n", "software"),
+                        ("brown-out", "brown-out"), ("", "unknown"), ("gremlins", "unknown")):
+        board = _reset(folder, said)
+        assert board.reset_cause == cause
+        assert (board.rtc_memory(), board.rtc_pulses()) == (b"\x01\x02", b"\x03")
+    board = _reset(folder, "power-on")
+    assert board.reset_cause == "power-on"
+    assert (board.rtc_memory(), board.rtc_pulses()) == (b"", b"")
+    board.rtc_memory(b"\x01")
+    os.remove(folder + "/reset")  # the bench said nothing
+    assert (Board(folder).reset_cause, Board(folder).rtc_memory()) == ("power-on", b"")
     raises(ValueError, board.rtc_memory, bytes(2049))
 
 
-def test_a_reset_is_known_even_if_rtc_memory_was_never_used():
+def test_a_reset_is_known_even_if_rtc_memory_is_empty():
     folder = _folder("reset")
-    assert Board(folder).reset_cause == "power-on"
-    assert Board(folder).reset_cause == "power-on"  # the bench said nothing
-    for said, expected in (("watchdog", "watchdog"), ("software\n", "software"),
-                           ("brown-out", "brown-out"), ("", "unknown"), ("gremlins", "unknown")):
-        with open(folder + "/reset", "w") as file:
-            file.write(said)
-        assert Board(folder).reset_cause == expected
+    for cause in ("watchdog", "software", "brown-out"):  # from a board that never ran before
+        board = _reset(folder, cause)
+        assert (board.reset_cause, board.rtc_memory(), board.rtc_pulses()) == (cause, b"", b"")
 
 
 def test_the_permit_output_can_be_seen_from_outside():

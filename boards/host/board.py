@@ -2,8 +2,8 @@
 
 EVMETER_HOST_DIR names the folder: config.json, meter.tty (the meter's line, a link to a pty or a
 serial port), pilot.bin (the sampled pilot), flash.img, nvs.json, rtc.bin, reset (why the device
-starts: power-on, watchdog, software, brown-out), permit (the permit output, 0 or 1). Without
-rtc.bin the power was cut.
+starts: power-on, watchdog, software, brown-out; without it, power-on), permit (the permit output,
+0 or 1). RTC memory is lost at power-on, and only then.
 """
 
 import os
@@ -12,6 +12,7 @@ import time
 
 from micropython import const
 
+from drivers.rtc_memory import RtcMemory
 from host_adc import PilotAdc
 from host_flash import FlashFile, mkfs, mount
 from host_nvs import NvsFile
@@ -64,17 +65,17 @@ class Board:
         self.pilot_adc = PilotAdc(folder + "/pilot.bin")
         self._flash = None
         self.reset_cause = self._reset_cause()
+        if self.reset_cause == "power-on":
+            self._rtc_ram(b"")
+        rtc = RtcMemory(self._rtc_ram)
+        self.rtc_memory = rtc.session
+        self.rtc_pulses = rtc.pulses
 
     def _read(self, name):
         with open(self._folder + "/" + name, "rb") as file:
             return file.read()
 
     def _reset_cause(self):
-        try:
-            os.stat(self._folder + "/rtc.bin")
-        except OSError:
-            self.rtc_memory(b"")  # there from now on, until the power is cut
-            return "power-on"
         try:
             cause = self._read("reset").decode().strip()
         except OSError:
@@ -107,8 +108,8 @@ class Board:
         """Make an empty littlefs; for commissioning only."""
         mkfs(self._device())
 
-    def rtc_memory(self, data=None):
-        """RTC memory: read it, or store `data` (at most 2,048 bytes)."""
+    def _rtc_ram(self, data=None):
+        """machine.RTC().memory on a file."""
         path = self._folder + "/rtc.bin"
         if data is None:
             try:
