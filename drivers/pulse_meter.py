@@ -120,13 +120,6 @@ class EdgeRing(EdgeQualifier):
         return self._diff(self._ticks_ms(), self.began_ms)
 
 
-def deviation(pulse_mwh, register_mwh, step_mwh):
-    """How many whole steps an increment by pulses is above that of a Modbus register over the same
-    time; negative: below. With the coarser of the two steps, one either way is no fault."""
-    steps = abs(pulse_mwh - register_mwh) // step_mwh
-    return steps if pulse_mwh >= register_mwh else -steps
-
-
 def _sealed(body):
     return body + struct.pack("<I", binascii.crc32(body) & 0xFFFFFFFF)
 
@@ -152,7 +145,7 @@ class PulseMeter:
 
     make = "S0"
     phases = rollover_mwh = requests = timeouts = damaged = exceptions = count = 0
-    gap = ""
+    gap = note = ""
     _number = _fresh = _interval_ms = 0
     _power_mw = None
     _from_ms = None  # where the pulses begin over which power is taken

@@ -29,6 +29,13 @@ def test_defaults_are_filled_in():
     assert result["mqtt"]["password"] is None
 
 
+def test_a_profile_is_a_name_or_an_object():
+    for profile in ("eastron_sdm120", "pulse", {"make": "Any"}):
+        assert config.parse(_with("meter", "profile", profile))["meter"]["profile"] == profile
+    for serial in (None, "4711"):
+        assert config.parse(_with("meter", "serial", serial))["meter"]["serial"] == serial
+
+
 def test_a_bad_field_is_refused_by_name_and_with_what_is_allowed():
     for section, name, value, words in (
         ("", "id", "_x", ("id", "A-Z")),
@@ -43,6 +50,11 @@ def test_a_bad_field_is_refused_by_name_and_with_what_is_allowed():
         ("meter", "unit", True, ("meter.unit", "whole number")),
         ("meter", "parity", "X", ("meter.parity", "N, E, O")),
         ("meter", "speed", 1, ("unknown field meter.speed",)),
+        ("meter", "profile", "", ("meter.profile", "1 to 40 characters, a JSON object")),
+        ("meter", "profile", 7, ("meter.profile", "a JSON object")),
+        ("meter", "profile", None, ("meter.profile", "a JSON object")),
+        ("meter", "serial", {}, ("meter.serial", "1 to 32 characters")),
+        ("meter", "imp_per_kwh", 100001, ("meter.imp_per_kwh", "0 to 100000")),
         ("mqtt", "host", "", ("mqtt.host", "1 to 253")),
         ("mqtt", "host", "a\u00e4", ("mqtt.host", "ASCII")),
         ("mqtt", "window", 9, ("mqtt.window", "1 to 8")),

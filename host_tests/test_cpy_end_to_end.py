@@ -197,6 +197,9 @@ def _run_device(folder):
     (None, "cannot be read"),
     ("{", "not valid JSON"),
     ({"meter": {"profile": "nonesuch", "p_max_w": 1000}}, "eastron_sdm120"),
+    ({"meter": {"profile": "orno_we514", "p_max_w": 1000}}, "total_is_import: true"),
+    ({"meter": {"profile": {"make": "Mine", "model": "M1"}, "p_max_w": 1000}}, "line is None"),
+    ({"meter": {"profile": "pulse", "p_max_w": 1000}}, "imp_per_kwh is 0; allowed: 1 to 100000"),
     ({"meter": {"profile": "eastron_sdm120", "p_max_w": 1}}, "p_max_w"),
     ({"colour": "red"}, "unknown field colour"),
     ({}, "port cannot be opened"),
@@ -206,7 +209,7 @@ def test_a_device_that_cannot_start_says_why_in_one_line(tmp_path, change, word)
         (tmp_path / "config.json").write_text(change)
     elif change is not None:
         (tmp_path / "config.json").write_text(json.dumps({**_CONFIG, **change}))
-    if change and "meter" in change and change["meter"]["profile"] == "nonesuch":
+    if change and "meter" in change:
         master, slave = pty.openpty()
         (tmp_path / "meter.tty").symlink_to(os.ttyname(slave))
     done = _run_device(tmp_path)

@@ -6,8 +6,6 @@ import os
 from micropython import const
 
 from drivers.control_pilot import ControlPilot
-from drivers.modbus_meter import ModbusMeter, ProfileError
-from drivers.modbus_rtu import ModbusRtu
 from evmeter import BUILD_UNIX_S, VERSION
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ledger import Ledger, account, newest_unix_ms
@@ -119,6 +117,26 @@ class App:
             self.alarms.raise_(codes.WATCHDOG, codes.WARNING, "reset by the watchdog")
 
     def _build_meter(self, settings):
+        self.pulses = self.crosscheck = None
+        try:
+            if settings["profile"] == "pulse":
+                meter = self._pulse_meter(settings)
+            else:
+                meter = self._modbus_meter(settings)
+        except ValueError as error:
+            raise StartError("meter: %s" % error) from None
+        self.gate = Gate(settings["p_max_w"], meter.step_mwh)
+        self.poll = MeterPoll(meter, self.gate, self.clock, settings["period_ms"])
+        if meter.confidence != "high":
+            log.warning("meter profile of %s %s is of %s confidence", meter.make, meter.model,
+                        meter.confidence)
+        if meter.note:
+            log.warning("meter: %s", meter.note)
+
+    def _modbus_meter(self, settings):
+        from drivers.modbus_meter import ModbusMeter
+        from drivers.modbus_rtu import ModbusRtu
+
         board = self.board
         try:
             uart = board.open_uart(settings["baud"], 8, settings["parity"], settings["stop"])
@@ -127,19 +145,29 @@ class App:
                              "the port's name" % error.args[0]) from None
         char_bits = 9 + settings["stop"] + (settings["parity"] != "N")
         bus = ModbusRtu(uart, settings["baud"], char_bits, board.rs485_de)
-        try:
-            meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"])
-        except ProfileError as error:
-            raise StartError(str(error)) from None
-        self.gate = Gate(settings["p_max_w"], meter.step_mwh)
-        self.poll = MeterPoll(meter, self.gate, self.clock, settings["period_ms"])
-        if meter.confidence != "high":
-            log.warning("meter profile %s is of %s confidence", settings["profile"],
-                        meter.confidence)
+        meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"],
+                            settings["total_is_import"])
+        if settings["imp_per_kwh"]:
+            from evmeter.metering.crosscheck import CrossCheck
+
+            self.crosscheck = CrossCheck(board.pulse_input(), settings["imp_per_kwh"],
+                                         meter.step_mwh)
+        return meter
+
+    def _pulse_meter(self, settings):
+        from drivers.pulse_meter import PulseMeter
+
+        board = self.board
+        self.pulses = PulseMeter(board.pulse_input(), board.nvs, settings["imp_per_kwh"],
+                                 self.clock, settings["serial"], board.rtc_pulses)
+        return self.pulses
 
     def _set_base(self):
         try:
-            self.gate.base(self.keeper.base_mwh())
+            base_mwh = self.keeper.base_mwh()
+            if self.pulses and base_mwh is not None:
+                self.pulses.at_least(base_mwh)
+            self.gate.base(base_mwh)
         except JournalError as error:
             self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, str(error))
 
@@ -173,10 +201,26 @@ class App:
         self.intervals.reading(
             quantise(reading.import_mwh, self.poll.step_mwh), reading.power_mw, reading.mono_ms,
             clock.unix_ms_at(reading.mono_ms) // 1000, clock.quality != "U")
+        if self.crosscheck:
+            differs = self.crosscheck.reading(reading.import_mwh)
+            if differs:
+                self.alarms.raise_(codes.PULSES, codes.WARNING, differs)
 
     def _on_meter_event(self, name, fields):
-        jump_mwh = self.keeper.meter_event(name, fields)
-        self.intervals.rebase(jump_mwh)
+        self.alarms.raise_(codes.METER_CHANGED, codes.WARNING, fields["cause"])
+        self.intervals.rebase(self.keeper.meter_event(name, fields))
+        if self.crosscheck:
+            self.crosscheck.restart()
+
+    def _watch_pulses(self):
+        """Pulses that may not have been counted: the open session cannot be billed."""
+        latest = self.poll.latest
+        if latest and self.pulses.gap and self.keeper.booted:
+            self.alarms.raise_(codes.PULSES, codes.WARNING, "pulses may have been lost")
+            self._on_meter_event("pulse_gap", {
+                "old_mwh": latest.import_mwh, "new_mwh": latest.import_mwh, "modulus_mwh": 0,
+                "diff_mwh": 0, "cause": self.pulses.gap})
+            self.pulses.gap = ""
 
     async def _write_interval(self):
         journal = self.journal
@@ -192,6 +236,8 @@ class App:
             await asyncio.sleep_ms(_HOUSEKEEPING_MS)
             round_ += 1
             self._watch_meter()
+            if self.pulses:
+                self._watch_pulses()
             self.keeper.keep_in_ram()
             if self.journal.ready:
                 await self._write_interval()
@@ -214,6 +260,8 @@ class App:
     async def main(self):
         """Run until the power goes."""
         start = self.supervisor.start
+        if self.pulses:
+            start("pulses", self.pulses.run)
         start("meter", self.poll.run)
         start("pilot", self._watch_pilot)
         start("session", self.keeper.run)

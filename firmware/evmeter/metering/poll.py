@@ -27,8 +27,8 @@ class MeterPoll:
     bus_idle      `async with poll.bus_idle:` no request is on its way, and none will start
     on_reading    None or called with each believed reading
     on_event      None or called with ("meter_rebase", fields) when the register goes on from
-                  elsewhere; fields as Gate.event says, for an exchanged meter with `old_serial` and
-                  `serial`.
+                  elsewhere; fields as Gate.event says, for an exchanged meter with `old_serial`
+                  and `serial`.
                   A session open across an event whose `diff_mwh` is None cannot be billed
     """
 

@@ -61,9 +61,14 @@ class Monitor:
         latest = self._poll.latest
         if latest is None:
             return None
-        keeper = self._keeper
+        keeper, poll = self._keeper, self._poll
+        now_ms = self._clock.mono_ms()
+        slow_ms = latest.slow_ms
         return self._text({
-            "age_ms": self._clock.mono_ms() - latest.mono_ms, "q": latest.quality,
+            "age_ms": now_ms - latest.mono_ms, "q": poll.quality, "why": poll.reason,
+            "slow_age_ms": -1 if slow_ms is None else now_ms - slow_ms,
+            "pf_milli": latest.pf_milli, "s_mva": latest.apparent_mva,
+            "q_mvar": latest.reactive_mvar,
             "e_mwh": latest.import_mwh, "x_mwh": latest.export_mwh, "p_mw": latest.power_mw,
             "u_mv": latest.voltages_mv, "i_ma": latest.currents_ma, "f_mhz": latest.frequency_mhz,
             "sid": keeper.sid, "s_mwh": keeper.energy_mwh(),
@@ -71,7 +76,10 @@ class Monitor:
         })
 
     def diagnostics(self, counters):
-        """Memory, bus and link counters."""
+        """Memory, bus and link counters; why the newest poll and the slow set failed, if so."""
+        counters.update(self._poll.counters())
+        counters["why"] = self._poll.reason
+        counters["slow_why"] = self._poll.slow_reason
         counters["heap_free"] = gc.mem_free()
         counters["heap_used"] = gc.mem_alloc()
         counters["up_s"] = self._clock.mono_ms() // 1000

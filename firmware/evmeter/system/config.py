@@ -10,19 +10,21 @@ import json
 REQUIRED = object()
 _ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-# kind: "int" | "text" | "text?" (or null) | "bool" | tuple of allowed values
+# kind: "int" | "text" | "text?" (or null) | "text/object" | "bool" | tuple of allowed values
 FIELDS = {
     "": {
         "id": ("text", 1, 20, REQUIRED),
         "evse_id": ("text?", 1, 37, None),
     },
     "meter": {
-        "profile": ("text", 1, 40, REQUIRED),
+        "profile": ("text/object", 1, 40, REQUIRED),  # "pulse": S0 in place of Modbus
         "unit": ("int", 1, 247, 1),
         "baud": ((1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200), 0, 0, 9600),
         "parity": (("N", "E", "O"), 0, 0, "N"),
         "stop": ((1, 2), 0, 0, 1),
         "serial": ("text?", 1, 32, None),
+        "total_is_import": ("bool", 0, 0, False),
+        "imp_per_kwh": ("int", 0, 100000, 0),  # beside Modbus: the pulses are checked against it
         "p_max_w": ("int", 100, 500000, REQUIRED),
         "period_ms": ("int", 200, 60000, 1000),
     },
@@ -64,10 +66,12 @@ def _check(name, value, row):
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ConfigError("%s is %r; allowed: a whole number from %d to %d"
                               % (name, value, low, high))
-    elif value is not None or kind == "text":
+    elif not (value is None if kind == "text?" else
+              isinstance(value, dict) and kind == "text/object"):
         if not isinstance(value, str) or not low <= len(value) <= high:
-            raise ConfigError("%s is %r; allowed: a text of %d to %d characters"
-                              % (name, value, low, high))
+            raise ConfigError("%s is %r; allowed: a text of %d to %d characters%s"
+                              % (name, value, low, high,
+                                 ", a JSON object" if kind == "text/object" else ""))
         for character in value:
             if not " " <= character <= "~":
                 raise ConfigError("%s holds a character outside printable ASCII" % name)

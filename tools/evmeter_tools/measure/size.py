@@ -11,6 +11,8 @@ from evmeter_tools.paths import BUILD, FIRMWARE, LOGGING, ROOT, UMQTT
 
 _FOLDER = BUILD / "measure-mpy"
 _BOARDS = ROOT / "boards"
+_PROFILES = ROOT / "drivers" / "meter_profiles"
+_AT_START = ("main", "drivers.meter_profile")  # their memory is given back
 _OPTIONS = ("-march=xtensawin", "-O3")
 
 
@@ -43,13 +45,14 @@ def _compile(source, inside):
 
 
 def loaded():
-    """mpy_total_kib and loaded_ram_kib, from what MicroPython has loaded after `import
-    evmeter.app`, main.py and the largest board."""
+    """mpy_total_kib and loaded_ram_kib, from what MicroPython has loaded after the imports of a
+    device on Modbus, with main.py, the largest board and the largest meter profile."""
     machine, _ = vm.small()
     shutil.rmtree(_FOLDER, ignore_errors=True)
     names = vm.host().run("loaded.py")["modules"]
-    files = [found for found in map(_source, [*names, "main"]) if found]
+    files = [found for found in map(_source, [*names, *_AT_START]) if found]
     total = sum(_compile(*found) for found in files)
+    total += max(path.stat().st_size for path in _PROFILES.glob("*.json"))
     sizes = {name: sum(_compile(path, Path("boards") / name / path.name) for path in paths)
              for name, paths in _boards().items()}
     board = max(sizes, key=sizes.get, default=None)
@@ -58,7 +61,6 @@ def loaded():
            "%d modules, %s; mpy-cross %s" % (len(files), words, " ".join(_OPTIONS)))
     if machine is None:
         return
-    (_FOLDER / "main.mpy").unlink(missing_ok=True)
     taken = machine.run("loaded.py", path=(_FOLDER,))
     yield ("loaded_ram_kib", round(taken["bytes"] / 1024, 1),
            "heap after the import of the .mpy files, no board; on %s" % machine)

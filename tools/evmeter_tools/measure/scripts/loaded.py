@@ -5,7 +5,8 @@ import sys
 
 gc.collect()
 before = gc.mem_alloc()
-__import__("evmeter.app")
+for name in ("evmeter.app", "drivers.modbus_meter", "drivers.modbus_rtu"):
+    __import__(name)
 
 gc.collect()
 after = gc.mem_alloc()
