@@ -198,7 +198,7 @@ def _run_device(folder):
     ("{", "not valid JSON"),
     ({"meter": {"profile": "nonesuch", "p_max_w": 1000}}, "eastron_sdm120"),
     ({"meter": {"profile": "orno_we514", "p_max_w": 1000}}, "total_is_import: true"),
-    ({"meter": {"profile": {"make": "Mine", "model": "M1"}, "p_max_w": 1000}}, "line is None"),
+    ({"meter": {"profile": {"make": "Mine"}, "p_max_w": 1000}}, "is None; allowed: "),
     ({"meter": {"profile": "pulse", "p_max_w": 1000}}, "imp_per_kwh is 0; allowed: 1 to 100000"),
     ({"meter": {"profile": "eastron_sdm120", "p_max_w": 1}}, "p_max_w"),
     ({"colour": "red"}, "unknown field colour"),

@@ -163,8 +163,10 @@ class App:
         return self.pulses
 
     def _set_base(self):
+        from evmeter.session import recovery
+
         try:
-            base_mwh = self.keeper.base_mwh()
+            base_mwh = recovery.base_mwh(self.keeper)
             if self.pulses and base_mwh is not None:
                 self.pulses.at_least(base_mwh)
             self.gate.base(base_mwh)

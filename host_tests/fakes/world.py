@@ -71,6 +71,7 @@ class FakeBoard:
     """What outlives a reboot: second store, journal, RTC memory."""
 
     permit = None
+    device = None  # that runs on it
 
     def __init__(self, power=None):
         self.nvs = MemoryNvs(power)

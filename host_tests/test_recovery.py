@@ -1,4 +1,4 @@
-from evmeter.session import pilot, resume
+from evmeter.session import pilot, recovery
 from evmeter.session.session import Session, unpack
 
 
@@ -59,7 +59,7 @@ def test_a_session_is_resumed_only_on_proof():
         (pilot.C, session.last_mwh - 1, True, "watchdog", 0, "below"),
         (pilot.C, session.last_mwh, False, "watchdog", 0, "exchanged"),
     ):
-        why = resume.refusal(session, state, register_mwh, same, cause, off_ms)
+        why = recovery.refusal(session, state, register_mwh, same, cause, off_ms)
         assert (word in why) if word else why == "", (state, cause, off_ms, why)
 
 
@@ -72,6 +72,6 @@ def test_the_off_time_is_what_the_clock_proves():
         (session.last_unix_ms - 5000, "S", None),
         (session.last_unix_ms + 3000, "U", None),
     ):
-        assert resume.off_time_ms(session, now_ms, quality) == expected, (now_ms, quality)
+        assert recovery.off_time_ms(session, now_ms, quality) == expected, (now_ms, quality)
     session.last_quality = "U"
-    assert resume.off_time_ms(session, session.last_unix_ms + 1, "S") is None
+    assert recovery.off_time_ms(session, session.last_unix_ms + 1, "S") is None
