@@ -3,7 +3,7 @@
 EVMETER_HOST_DIR names the folder: config.json, meter.tty (the meter's line, a link to a pty or a
 serial port), pilot.bin (the sampled pilot), flash.img, nvs.json, rtc.bin, reset (why the device
 starts: power-on, watchdog, software, brown-out; without it, power-on), permit (the permit output,
-0 or 1). RTC memory is lost at power-on, and only then.
+0 or 1), pulses.bin (the contact of an S0 output). RTC memory is lost at power-on, and only then.
 """
 
 import os
@@ -94,6 +94,12 @@ class Board:
     def open_uart(self, baudrate, bits, parity, stop):
         """The meter's line. Raises OSError where the port is missing."""
         return Uart(self._folder + "/meter.tty", baudrate, bits, parity, stop)
+
+    def pulse_input(self):
+        """A fresh count of the S0 input's pulses: `edges` of drivers.pulse_meter.PulseMeter."""
+        from host_pulses import PulseInput
+
+        return PulseInput(self._folder + "/pulses.bin")
 
     def _device(self):
         if self._flash is None:

@@ -13,8 +13,21 @@ _READY_S = 15
 _END_S = 5
 
 
+def setting(text):
+    """NAME=VALUE as a command's name and value; the value is JSON or else a word. Raises
+    UserError."""
+    name, equals, value = text.strip().partition("=")
+    if not (name and equals):
+        raise UserError("%r is no NAME=VALUE, as cp=short or low_mv=-10700" % text)
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+
+
 class Rig:
-    """The rig in the run folder; `status` is its newest status line."""
+    """The rig in the run folder; `status` is its newest status line, `refused` holds why commands
+    were refused, oldest first."""
 
     def __init__(self, folder, arguments=()):
         self._process = subprocess.Popen(
@@ -22,6 +35,7 @@ class Rig:
             cwd=ROOT / "tools", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=(folder / "rig.log").open("ab"), text=True)
         self.status = {}
+        self.refused = []
         self.lines = 0
         self.ready = None
         self._log = folder / "rig.log"
@@ -42,6 +56,9 @@ class Rig:
             try:
                 message = json.loads(line)
             except ValueError:
+                continue
+            if "error" in message:
+                self.refused.append(message["error"])
                 continue
             self.status.update(message)
             self.lines += 1

@@ -22,11 +22,14 @@ _END_S = 10
 class Bench:
     """One device with its bench in `folder`, a context manager; nothing is started before `with`.
 
-    `meter` is a real serial port in place of the emulated meter.
+    `meter` is a real serial port in place of the emulated meter. `front_end` (fe1, fe2, fe3) is
+    the pilot's, on both sides. `rig_options`: more options of bench/rig.py, as ("--pulses",
+    "1000", "--set", "low_mv=-10700").
     """
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
-                 checkpoint_s=60, battery=True, broker_kind=None, interpreter=None):
+                 checkpoint_s=60, battery=True, broker_kind=None, interpreter=None,
+                 front_end="fe3", rig_options=()):
         self.folder = Path(folder).resolve()
         self.device_id = device_id
         self.notices = []
@@ -35,6 +38,8 @@ class Bench:
         self._baud = baud
         self._session = {"finished_after_s": finished_after_s, "checkpoint_s": checkpoint_s}
         self._clock = {"battery": battery}
+        self._front_end = front_end
+        self._rig_options = ["--front-end", front_end, *rig_options]
         self._collector = None
         self._parts = []
         self._broker = Broker(self.folder / "broker", kind=broker_kind)
@@ -72,7 +77,7 @@ class Bench:
         self._broker.start()
         if self._broker.notice:
             self.notices.append(self._broker.notice)
-        options = ["--baud", str(self._baud)]
+        options = ["--baud", str(self._baud), *self._rig_options]
         if self._meter:
             options += ["--meter", self._meter]
         self.rig = Rig(self.folder, options)
@@ -83,6 +88,7 @@ class Bench:
             "mqtt": {"host": self._broker.host, "port": self._broker.port, "telemetry_s": 1},
             "session": self._session,
             "clock": self._clock,
+            "pilot": {"front_end": self._front_end},
         })
         known = self.device.provision()
         self.spki = known["spki"]

@@ -46,6 +46,11 @@ class Vehicle:
         """The pilot state, A to F."""
         return self._waveform.settings["state"]
 
+    @property
+    def cp(self):
+        """The pilot's wire: ok, short or cut."""
+        return self._waveform.settings["cp"]
+
     def set(self, state=None, offered_ma=None, **options):
         """The pilot state A to F, the current that the charger offers (0: no PWM), and settings
         of waveform.Waveform; a duty_percent stands until the next offered current.
