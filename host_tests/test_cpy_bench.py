@@ -33,6 +33,8 @@ from host_adc import PilotAdc
 from host_uart import Uart
 
 _END_S = 20
+_CPYTHON = "import sys, cpython_shim; cpython_shim.install(); exec(open(sys.argv.pop(1)).read())"
+_INTERPRETERS = ("micropython", "cpython")
 _TOOLS = dict(os.environ, PYTHONPATH=str(ROOT / "tools"))
 
 
@@ -402,6 +404,102 @@ def test_the_rig_obeys_and_says_what_it_does(tmp_path):
     assert not os.path.lexists(link)
 
 
+@pytest.mark.parametrize("kind", ["file", "nothing", "closed"])
+def test_a_rig_whose_standard_input_is_no_pipe(tmp_path, kind):
+    commands = tmp_path / "commands"
+    commands.write_text('[1]\n{"pilot": "B"}\n%s\n{"pilot": 1}\n' % ("[" * 100_000))
+    given = os.open(commands if kind == "file" else os.devnull, os.O_RDONLY)
+    done = subprocess.run(
+        [sys.executable, "-m", "evmeter_tools.bench.rig", "--dir", str(tmp_path)], env=_TOOLS,
+        stdin=given, capture_output=True, text=True, timeout=_END_S, check=False,
+        preexec_fn=(lambda: os.close(0)) if kind == "closed" else None)
+    os.close(given)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[0]["ready"]
+    if kind == "file":
+        assert [line.get("pilot") for line in lines] == list("A") + [None] + list("AB") + [
+            None, "B", None, "B"]
+        assert sum("error" in line for line in lines) == 3
+
+
+def test_the_rig_sets_what_goes_wrong_with_pilot_and_pulses(tmp_path):
+    rig = _Rig(tmp_path, "--pulses", "10000", "--front-end", "fe2", "--set", "noise_mv=0",
+               "--set", "pilot=C")
+    try:
+        assert rig.ready["pilot"] == "C"
+        pilot = ControlPilot(PilotAdc(str(tmp_path / "pilot.bin")), "fe2")
+        for told, high_mv, low_mv, load_w in (
+                ({}, 6000, -12000, 7200), ({"low_mv": -10700}, 6000, -10700, 7200),
+                ({"diode": False, "level_mv": 6400}, 6400, -6400, 7200),
+                ({"cp": "short"}, 0, 0, 0), ({"cp": "cut"}, 1886, 1886, 7200),
+                ({"cp": "ok", "duty_percent": 5, "diode": True, "level_mv": None},
+                 6000, -10700, 7200),
+                ({"pilot": "F"}, -10700, -10700, 0)):
+            rig.tell(json.dumps(told))
+            assert rig.line()["load_w"] == load_w, told
+            pilot.sample()
+            assert abs(pilot.high_mv - high_mv) < 30, told
+            assert abs(pilot.low_mv - low_mv) < 30, told
+        for wrong in ('{"pulse_bounces": 9}', '{"pulse_bogus": 1}', '{"cp": "torn", "pilot": "A"}',
+                      '{"pilot": "A", "pulse_low_ms": "x"}', '{"noise_mv": NaN}', '{"diode": 0}'):
+            rig.tell(wrong)
+            assert rig.until(lambda line: "error" in line)["error"]
+        rig.tell('{"pilot": "C", "offered_ma": 16000, "load_w": 22000, "pulse_double_every": 2}')
+        found = rig.until(lambda line: line.get("pulses_due", 0) >= 12)
+        assert found["pilot"] == "C"
+        assert found["pulses_sent"] > found["pulses_due"]
+    finally:
+        rig.process.stdin.close()
+        rig.process.stdin = None
+        assert rig.end() == (0, "")
+
+
+_COUNT = """\
+import sys, time
+from board import Board
+from drivers.pulse_meter import PulseMeter
+class Clock:
+    def mono_ms(self):
+        return time.ticks_ms()
+board = Board(sys.argv[1])
+meter = PulseMeter(board.pulse_input(), board.nvs, 10000, Clock(), "4711", board.rtc_pulses)
+print("open")
+while meter.count < int(sys.argv[2]):
+    meter.step()
+    time.sleep_ms(20)
+print(meter.count, meter.power_mw() is not None, meter.damaged > 0)
+sent = int(sys.stdin.readline())
+begun = time.ticks_ms()
+while meter.count < sent and time.ticks_diff(time.ticks_ms(), begun) < 10000:
+    meter.step()
+for _ in range(15):
+    meter.step()
+    time.sleep_ms(20)
+print(meter.count)
+"""
+
+
+@pytest.mark.parametrize("interpreter", _INTERPRETERS)
+def test_pulses_from_the_emulated_load_to_the_meter_on_the_board(tmp_path, interpreter):
+    rig = _Rig(tmp_path, "--pulses", "10000", "--set", "pulse_bounces=2", "--load-w", "5000")
+    process = _start(interpreter, _script(tmp_path, _COUNT), tmp_path, 20)
+    try:
+        assert process.stdout.readline() == "open\n"
+        rig.tell('{"pilot": "C"}')
+        assert process.stdout.readline().split()[1:] == ["True", "True"]
+        rig.tell('{"pilot": "B"}')
+        sent = rig.until(lambda line: line["pilot"] == "B")["pulses_sent"]
+        process.stdin.write("%d\n" % sent)
+        process.stdin.flush()
+        assert process.stdout.readline() == "%d\n" % sent
+    finally:
+        process.communicate(timeout=_END_S)
+        rig.process.stdin.close()
+        rig.process.stdin = None
+        rig.end()
+
+
 def test_the_rig_ends_when_told_and_when_nobody_listens(tmp_path):
     rig = _Rig(tmp_path)
     rig.tell('{"quit": true}')
@@ -443,6 +541,22 @@ def test_with_a_real_meter_the_rig_is_the_vehicle_only(tmp_path):
     (["--dir", "{}/nope"], "does not exist"),
     (["--dir", "{}", "--meter", "/dev/ttyNONE"], "/dev/ttyNONE does not exist"),
     (["--dir", "{}", "--baud", "0"], "allowed: 1200, 2400, 4800, 9600"),
+    (["--dir", "{}", "--baud", "0", "--meter", "/dev/null"], "allowed: 1200, 2400, 4800, 9600"),
+    (["--dir", "{}", "--unit", "0"], "allowed: 1 to 247"),
+    (["--dir", "{}", "--unit", "300"], "allowed: 1 to 247"),
+    (["--dir", "{}", "--latency-ms", "-5"], "allowed: 0 to 60000"),
+    (["--dir", "{}", "--register-wh", "-3"], "--register-wh -3"),
+    (["--dir", "{}", "--serial", "-1"], "allowed: 0 to 4294967295"),
+    (["--dir", "{}", "--load-w", "-1"], "allowed: 0 to 100000"),
+    (["--dir", "{}", "--ramp-s", "nan"], "--ramp-s nan"),
+    (["--dir", "{}", "--noise-mv", "-3"], "noise_mv -3.0 is not in 0 to 1000"),
+    (["--dir", "{}", "--front-end", "fe9"], "fe1, fe2, fe3"),
+    (["--dir", "{}", "--front-end", "1300,nan"], "1300,88.5"),
+    (["--dir", "{}", "--front-end", "1300,1,2"], "1300,88.5"),
+    (["--dir", "{}", "--pulses", "-1"], "1 to 100000"),
+    (["--dir", "{}", "--set", "cp"], "NAME=VALUE"),
+    (["--dir", "{}", "--set", "cp=torn"], "ok, short, cut"),
+    (["--dir", "{}", "--set", "pulse_bounces=2"], "--pulses"),
 ])
 def test_a_rig_that_cannot_start_says_why(tmp_path, arguments, word):
     done = subprocess.run(
@@ -589,16 +703,13 @@ def test_the_faults_of_a_meter_on_a_bus_count_its_own_requests():
 
 # -- the host board on both interpreters --
 
-_CPYTHON = "import sys, cpython_shim; cpython_shim.install(); exec(open(sys.argv.pop(1)).read())"
-_INTERPRETERS = ("micropython", "cpython")
-
 
 def _start(interpreter, script, *arguments):
     if interpreter == "micropython":
         env = dict(os.environ, MICROPYPATH=micropython_path())
         command_line = [str(micropython()), "-X", "heapsize=128k", str(script)]
     else:
-        env = dict(os.environ, PYTHONPATH="%s:%s" % (HOST_BOARD, FIRMWARE))
+        env = dict(os.environ, PYTHONPATH="%s:%s:%s" % (HOST_BOARD, FIRMWARE, ROOT))
         command_line = [sys.executable, "-u", "-c", _CPYTHON, str(script)]
     return subprocess.Popen([*command_line, *map(str, arguments)], env=env, text=True,
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)

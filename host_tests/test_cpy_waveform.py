@@ -58,6 +58,16 @@ def test_what_can_be_wrong_with_the_pilot(settings, levels):
     assert _levels(Waveform(**{"state": "C", "duty_percent": 50, **_QUIET, **settings})) == levels
 
 
+def test_a_level_of_its_own_ends_with_the_state():
+    found = Waveform(state="B", level_mv=8400, **_QUIET)
+    found.set(state="B", low_mv=-11000)
+    assert _levels(found) == [8400]
+    found.set(state="C")
+    assert _levels(found) == [6000]
+    found.set(state="B", level_mv=9500)
+    assert _levels(found) == [9500]
+
+
 def test_what_can_be_wrong_with_front_end_and_adc():
     expected = {("offset_mv", 30): 1300 + 531 + 30, ("gain", 0.9): 1300 + 477.9,
                 ("adc_gain", 0.9): (1300 + 531) * 0.9, ("top_mv", 1500): 1500}

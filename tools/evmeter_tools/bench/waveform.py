@@ -66,7 +66,8 @@ class Waveform:
     front_end     a key of FRONT_ENDS, or (mV at the pin at 0 V, mV at the pin per volt)
     state         A to F; PWM only in B, C and D
     duty_percent  of the PWM; 100: none, the pilot is steady
-    level_mv      on the pilot, in place of the state's nominal level; None: nominal
+    level_mv      on the pilot, in place of the state's nominal level (None); until the state
+                  changes
     low_mv        of the PWM's negative half and of state F; op-amps sag to -10,700
     ramp_ms       how long the upper half takes from one level to the next
     slew_us       rise and fall of the PWM itself
@@ -140,6 +141,8 @@ class Waveform:
         for name, value in settings.items():
             check(name, value)
         high_mv = self._high_mv(at_ms)
+        if settings.get("state", self.settings["state"]) != self.settings["state"]:
+            self.settings["level_mv"] = None
         self.settings.update(settings)
         signal = self._now()
         if signal != self._signal:
