@@ -186,6 +186,37 @@ def test_the_bench_reads_a_meter_on_a_serial_port(tmp_path):
     assert 777_000_000 <= begun[0]["begin_mwh"] <= 777_100_000
 
 
+def test_a_pulse_meter_that_bounces_loses_nothing_over_a_watchdog_reset(tmp_path):
+    with Bench(tmp_path, "demo-0001", pulses=10000, pulse_meter=True,
+               rig_options=("--set", "pulse_bounces=2", "--set", "pulse_glitches=3")) as bench:
+        play = _Play(bench)
+        play.start(1)
+        play.charge(3000, load_w=5000)
+        bench.rig.tell(load_w=0)
+        play.until(lambda: bench.rig.status["load_w"] == 0)
+        play.until(lambda: play.watch.telemetry.get("e_mwh") == bench.register_mwh())
+        bench.device.watchdog_reset()
+        play.start(2)
+        play.count("resume", 1)
+        play.charge(2000, load_w=5000)
+        bench.rig.tell(pilot="A")
+        play.count("close", 1)
+        report, sums = play.outcome()
+    assert [session.state for session in report.sessions] == ["complete"]
+    assert report.sessions[0].energy_mwh >= 4900
+    assert sums.gap_mwh == 0
+    assert '"MV":"S0"' in report.records[-1].text
+
+
+def test_doubled_pulses_beside_the_register_are_noticed(tmp_path):
+    with Bench(tmp_path, "demo-0001", pulses=10000,
+               rig_options=("--set", "pulse_double_every=3")) as bench:
+        play = _Play(bench)
+        play.start(1)
+        bench.rig.tell(pilot="C", load_w=5000)
+        play.until(lambda: any("pulses are" in text for _, text in play.watch.lines))
+
+
 def _run_device(folder):
     device = HostDevice(folder)
     command, env = device._command(ROOT / "firmware" / "main.py")

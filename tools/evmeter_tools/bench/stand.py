@@ -23,13 +23,14 @@ class Bench:
     """One device with its bench in `folder`, a context manager; nothing is started before `with`.
 
     `meter` is a real serial port in place of the emulated meter. `front_end` (fe1, fe2, fe3) is
-    the pilot's, on both sides. `rig_options`: more options of bench/rig.py, as ("--pulses",
-    "1000", "--set", "low_mv=-10700").
+    the pilot's, on both sides. `pulses`: imp/kWh of an S0 output (0: none), which the firmware
+    checks against the register, or with `pulse_meter` reads in its place. `rig_options`: more
+    options of bench/rig.py, as ("--set", "low_mv=-10700").
     """
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
                  checkpoint_s=60, battery=True, broker_kind=None, interpreter=None,
-                 front_end="fe3", rig_options=()):
+                 front_end="fe3", pulses=0, pulse_meter=False, rig_options=()):
         self.folder = Path(folder).resolve()
         self.device_id = device_id
         self.notices = []
@@ -39,7 +40,9 @@ class Bench:
         self._session = {"finished_after_s": finished_after_s, "checkpoint_s": checkpoint_s}
         self._clock = {"battery": battery}
         self._front_end = front_end
-        self._rig_options = ["--front-end", front_end, *rig_options]
+        self._rig_options = ["--front-end", front_end, "--pulses", str(pulses), *rig_options]
+        self._imp = pulses
+        self._pulse_meter = pulse_meter
         self._collector = None
         self._parts = []
         self._broker = Broker(self.folder / "broker", kind=broker_kind)
@@ -81,10 +84,13 @@ class Bench:
         if self._meter:
             options += ["--meter", self._meter]
         self.rig = Rig(self.folder, options)
-        self.start_mwh = self.register_mwh() if not self._meter else None
+        self.start_mwh = None if self._meter and not self._pulse_meter else self.register_mwh()
+        reading = {"profile": "eastron_sdm120", "baud": self._baud}
+        if self._pulse_meter:
+            reading = {"profile": "pulse", "serial": "S0-4711"}
         self.device.write_config({
             "id": self.device_id,
-            "meter": {"profile": "eastron_sdm120", "baud": self._baud, "p_max_w": 11000},
+            "meter": {**reading, "imp_per_kwh": self._imp, "p_max_w": 11000},
             "mqtt": {"host": self._broker.host, "port": self._broker.port, "telemetry_s": 1},
             "session": self._session,
             "clock": self._clock,
@@ -126,7 +132,10 @@ class Bench:
             raise UserError("the firmware ended: %s" % words.removeprefix("evmeter: "))
 
     def register_mwh(self):
-        """The emulated meter's own energy register, from the bits that it shows."""
+        """The emulated meter's own energy register, from the bits that it shows; or what the
+        pulses are worth."""
+        if self._pulse_meter:
+            return self.rig.status["pulses_sent"] * 1_000_000 // self._imp
         return float_bits_mwh(self.rig.status["register_bits"])
 
     def final_register_mwh(self):

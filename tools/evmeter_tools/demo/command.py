@@ -40,7 +40,12 @@ def bench_rig(
     seconds: Annotated[int, typer.Option(help="End after so long; 0: at Ctrl-C")] = 0,
     pilot: Annotated[str, typer.Option(help="Pilot state of the emulated vehicle, A to F")] = "A",
     front_end: Annotated[str, typer.Option(help="Of the pilot: fe1, fe2 or fe3")] = "fe3",
-    pulses: Annotated[int, typer.Option(min=0, max=100000, help="S0 output, imp/kWh")] = 0,
+    pulses: Annotated[
+        int, typer.Option(min=0, max=100000, help="S0 output beside Modbus, imp/kWh; 0: none")
+    ] = 0,
+    pulse_meter: Annotated[
+        bool, typer.Option("--pulse-meter", help="Read the pulses in place of Modbus")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A command to the rig; repeatable"),
@@ -61,16 +66,19 @@ def bench_rig(
         raise UserError("--pilot %s: allowed: A, B, C, D, E, F" % pilot)
     if front_end not in FRONT_ENDS:
         raise UserError("--front-end %s: allowed: %s" % (front_end, ", ".join(FRONT_ENDS)))
-    options = ["--pulses", str(pulses)]
+    if pulse_meter and not pulses:
+        raise UserError("--pulse-meter needs --pulses, e.g. --pulses 1000")
+    options = []
     for text in settings or ():
         setting(text)
         options += ["--set", text]
     folder = run.empty(folder or BUILD / "bench-rig")
     with Bench(folder, "bench-0001", meter=meter, baud=baud, front_end=front_end,
-               rig_options=options) as bench:
+               pulses=pulses, pulse_meter=pulse_meter, rig_options=options) as bench:
         for notice in bench.notices:
             print(notice)
-        title = "evmeter bench: %s" % (meter or "emulated SDM120")
+        title = "evmeter bench: %s" % (
+            "S0, %d imp/kWh" % pulses if pulse_meter else meter or "emulated SDM120")
         with View(bench.watch, title) as view:
             bench.device.start()
             bench.rig.tell(pilot=pilot)
