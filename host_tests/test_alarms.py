@@ -1,6 +1,6 @@
 from evmeter.monitoring import alarms as codes
 from evmeter.monitoring.alarms import Alarms
-from fakes.world import FakeClock
+from fakes.clock import FakeClock
 
 
 def test_an_alarm_is_told_once_and_counted():

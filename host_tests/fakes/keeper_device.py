@@ -11,7 +11,8 @@ from evmeter.ledger.ledger import Ledger, account, newest_unix_ms
 from evmeter.monitoring.alarms import Alarms
 from evmeter.session import recovery
 from evmeter.session.keeper import SessionKeeper
-from fakes.world import FakeClock, FakeMeter, FakeSigner, Idle
+from fakes.clock import FakeClock
+from fakes.world import FakeMeter, FakeSigner, Idle
 
 PILOT_A = (12000, 12000, False)
 PILOT_B = (9000, -12000, True)

@@ -7,9 +7,9 @@ import json
 from evmeter.uplink import mqtt, publisher
 from evmeter.uplink.link import Link
 from evmeter.uplink.publisher import Uplink
+from fakes.clock import FakeClock
 from fakes.memory_journal import MemoryJournal
 from fakes.net import FakeBroker, FakePoller, FakeSockets
-from fakes.world import FakeClock
 
 SETTINGS = {"host": "127.0.0.1", "port": 1883, "user": None, "password": None,
              "keepalive_s": 30, "window": 3, "telemetry_s": 10}
