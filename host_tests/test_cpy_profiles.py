@@ -3,11 +3,13 @@ host's decimal arithmetic, read by the device's; and the meter that misbehaves o
 
 import asyncio
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +22,7 @@ from evmeter_tools.bench.meter import EmulatedMeter
 from evmeter_tools.bench.misbehaviour import KINDS, Misbehaviour
 from evmeter_tools.bench.profile import Profile, profile_names
 from evmeter_tools.errors import UserError
+from evmeter_tools.host_device import micropython, micropython_path
 from evmeter_tools.paths import ROOT
 from host_uart import Uart
 
@@ -94,6 +97,36 @@ def test_every_quantity_over_the_wire(name):
         assert meter.bus.requests <= requests + (6 if "em24" in name else 4)
 
     asyncio.run(_with(scenario, profile=name, serial=_SERIAL))
+
+
+async def _read_by_micropython(name, fixed):
+    emulated = EmulatedMeter(latency_ms=2, baud=115200, profile=name, serial=_SERIAL)
+    emulated.fixed = fixed
+    await emulated.start()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            str(micropython()), "-X", "heapsize=256k",
+            str(ROOT / "host_tests" / "read_profile.py"), emulated.path, name,
+            env=dict(os.environ, MICROPYPATH=micropython_path()), cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+        output, _ = await asyncio.wait_for(process.communicate(), _END_S)
+    finally:
+        await emulated.stop()
+    assert process.returncode == 0, output.decode()
+    return json.loads(output)
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_quantity_over_the_wire_under_micropython(name):
+    profile = Profile(name)
+    fixed = _values(profile, random.Random(name))
+    found = asyncio.run(_read_by_micropython(name, fixed))
+    assert found["quality"] == "G", found
+    assert tuple(found["identity"]) == _IDENTITY.get(name, (None, None, None))
+    reading = SimpleNamespace(**found)
+    for register in profile.registers:
+        assert _of(reading, register.name) == register.exact(
+            register.words(fixed[register.name])), register
 
 
 @pytest.mark.parametrize("name", profile_names())
