@@ -71,6 +71,7 @@ class Master:
         self.char_us = round(line.char_s * 1000000)
         self.gap_ms = SILENCE_MS
         self.heard = False
+        self.asked = None
         self._quiet_from = time.monotonic()
         self._answers = {}
 
@@ -120,6 +121,12 @@ class Master:
         if isinstance(self._answers[key], ModbusError):
             raise self._answers[key]
         return self._answers[key]
+
+    async def read_each(self, unit, function, requests, index, take, latency_ms):
+        """As ModbusRtu.read_each."""
+        for request in requests[index:]:
+            self.asked = request
+            take(request, await self.read(unit, function, request[0], request[1], latency_ms))
 
     def is_there(self, one):
         """Whether a unit answers a request, be it with an exception."""
