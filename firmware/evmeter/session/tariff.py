@@ -114,7 +114,9 @@ class Tariff:
     `from` and `to` ("HH:MM", local time), `centiminor_per_kwh` (price in hundredths of the
     currency's minor unit: 3974 is 39.74 cent), and optionally `days` (list of "mon" to "sun") and
     `season` (["MM-DD", "MM-DD"], first and last day). Windows of one name are one tariff and must
-    have one price. Raises ValueError, one line, unless every minute lies in exactly one window.
+    have one price; `flat` says that there is no other.
+
+    Raises ValueError, one line, unless every minute lies in exactly one window.
     """
 
     def __init__(self, config):
@@ -143,6 +145,7 @@ class Tariff:
                     edges.append(minute)
         edges.sort()
         self._check_cover()
+        self.flat = not any(self._first)  # one tariff: no clock is needed to know it
         # Tells a change of the tariff inside a session that was open before a reboot.
         self.code = binascii.crc32(("%s %s %r" % (currency, zone, self._windows)).encode())
 
