@@ -97,6 +97,11 @@ def test_energy_is_split_where_the_window_changes():
 def test_live_cost():
     session = _Session(_MORNING - 1000).run(500)
     assert session.split.cost(session.mwh) == 10
+    # 10 cent are gone; 40 cent at 20 cent/kWh are 2 kWh more
+    assert session.split.missing_mwh(50, session.mwh) == 2_000_000
+    assert session.split.missing_mwh(10, session.mwh) == 0
+    assert session.split.missing_mwh(9, session.mwh) == 0
+    assert Split(session.tariff, 0, "U", 0).missing_mwh(10, 0) is None
     assert session.split.label() == {"tc": session.tariff.code, "cur": "EUR", "win": 1,
                                      "wname": "night", "price": 2000}
 

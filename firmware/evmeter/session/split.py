@@ -164,6 +164,13 @@ class Split:
         found = self.energies_mwh(register_mwh)
         return None if found is None else self._tariff.cost(found)
 
+    def missing_mwh(self, amount_minor, register_mwh):
+        """Energy that the amount still buys at the price of now; None where that is not known."""
+        found = self.energies_mwh(register_mwh)
+        if found is None:
+            return None
+        return self._tariff.energy_mwh(amount_minor, found, self.window)
+
     def finish(self, unix_ms, quality, register_mwh):
         """Judge the end reading; returns the fields for the event that closes the session: energy
         of each tariff by name, cost, and whether the split can be billed, else why not."""

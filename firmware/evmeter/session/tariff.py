@@ -15,6 +15,7 @@ from evmeter.session.zone import Zone, date
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _MOST_WINDOWS = const(16)
 _MOST_PRICE = const(100000000)
+_UNIT = const(100000000)  # mWh in a kWh times hundredths in a minor unit
 _DAY_S = const(86400)
 _AHEAD_S = const(691200)  # 8 days
 # A window as a tuple: name, price, days as bits, from and to in minutes, season's ends as
@@ -244,13 +245,23 @@ class Tariff:
         """Price of a window, in hundredths of the minor unit per kWh."""
         return self._windows[index][1]
 
-    def cost(self, energies_mwh):
-        """Cost in minor units of the energy in each window (a list as long as the windows):
-        summed exactly, then rounded once, half up."""
+    def _sum(self, energies_mwh):
         total = 0
         for index in range(len(energies_mwh)):
             total += energies_mwh[index] * self._windows[index][1]
-        return (total + 50000000) // 100000000
+        return total
+
+    def cost(self, energies_mwh):
+        """Cost in minor units of the energy in each window (a list as long as the windows):
+        summed exactly, then rounded once, half up."""
+        return (self._sum(energies_mwh) + _UNIT // 2) // _UNIT
+
+    def energy_mwh(self, amount_minor, energies_mwh, index):
+        """Energy, rounded up, that `amount_minor` less the cost of `energies_mwh` buys at the
+        price of a window; at least 0. None where that price is 0."""
+        price = self._windows[index][1]
+        left = max(0, amount_minor * _UNIT - self._sum(energies_mwh))
+        return (left + price - 1) // price if price else None
 
     def __len__(self):
         return len(self._windows)
