@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evmeter.session import tariff as module
+from evmeter.session import windows as reader
 from evmeter.session.tariff import Tariff
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -168,10 +169,10 @@ def test_the_comparison_catches_a_wrong_check(defect, monkeypatch):
     assert not _covers_exactly(windows)
     assert not _accepted(windows)
     if defect == "sunday":
-        monkeypatch.setattr(module, "range", lambda *n: range(*(6 if x == 7 else x for x in n)),
+        monkeypatch.setattr(reader, "range", lambda *n: range(*(6 if x == 7 else x for x in n)),
                             raising=False)
     elif defect == "season":
-        monkeypatch.setattr(module, "_month_length",
+        monkeypatch.setattr(reader, "_month_length",
                             lambda month: 28 if month == 2 else 31)
         windows[0]["season"] = ["03-01", "02-28"]
     else:
