@@ -7,7 +7,11 @@ within 10 s or without energy since the reading before it. The session's energy 
 on any of this.
 """
 
+import asyncio
+
 from micropython import const
+
+from evmeter.ledger.journal import MAX_PAYLOAD, JournalError
 
 EVENT = "tariff"
 _LATE_MS = const(10000)
@@ -140,7 +144,7 @@ class Split:
                          message["win"] if same else None)
         elif message["ev"] == "resume":
             self.skip(message["gap_mwh"])
-        elif message.get("jump_mwh"):
+        elif "jump_mwh" in message:
             self.skip(message["jump_mwh"], "register not continuous")
 
     def known(self, unix_ms, quality, register_mwh):
@@ -183,3 +187,21 @@ class Split:
             if found[index]:
                 fields["by"][self._tariff.name(index)] = found[index]
         return fields
+
+
+async def restore(tariff, session, sid, ledger, next_seq):
+    """The split of a session that was open before a reboot, from the journal's frames since its
+    begin; `session` is its checkpoint (session.py)."""
+    split = Split(tariff, session.begin_unix_ms, session.begin_quality, session.begin_mwh)
+    buffer = bytearray(MAX_PAYLOAD)
+    for seq in range(session.begin_seq + 1, next_seq):
+        try:
+            message = ledger.message(seq, buffer)
+        except (JournalError, ValueError):
+            split.skip(0, "event not readable")
+            continue
+        if message.get("sid") == sid and "ev" in message:
+            split.replay(message)
+        await asyncio.sleep_ms(0)  # reading takes time, and the pilot must not wait
+    split.known(session.last_unix_ms, session.last_quality, session.last_mwh)
+    return split
