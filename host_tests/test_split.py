@@ -73,7 +73,7 @@ class _Session:
         return self
 
     def end(self):
-        return self.split.finish(self.unix_s * 1000, self.quality, self.mwh)
+        return self.split.finish(self.unix_s * 1000, self.quality, self.mwh, self.mono_ms)
 
     def registers(self):
         """(seconds since midnight, register less that of the begin) of the T readings."""
@@ -169,6 +169,10 @@ def test_a_clock_that_is_set():
         assert session.end()["why"] == why, step_s
         # what was seen before a cut is known after it
         assert session.cut(5).run(5).end()["why"] == why, step_s
+    # after the last reading too
+    session = _Session(_MORNING - 3600).run(1000)
+    session.unix_s += 5
+    assert session.end()["why"] == "clock set"
     # back over a change: the windows follow the clock, times in the record never go back
     session = _Session(_MORNING - 100).run(110)
     session.unix_s -= 60

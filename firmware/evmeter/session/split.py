@@ -65,6 +65,12 @@ class Split:
         return (self.next_s and unix_ms - self.next_s * 1000 > _LATE_MS
                 and register_mwh != self._last_mwh and self._doubt("change not read in time"))
 
+    def _stepped(self, offset_ms):
+        """Whether the clock was set since the reading before; over a reboot that is not known."""
+        before_ms = self._offset_ms
+        self._offset_ms = offset_ms
+        return before_ms is not None and abs(offset_ms - before_ms) > _STEP_MS
+
     def label(self):
         """Event fields that name the window: also for the event that opens the session."""
         fields = {"tc": self._tariff.code, "cur": self._tariff.currency}
@@ -80,9 +86,7 @@ class Split:
         """Take a believed register, read at `mono_ms`, which was `unix_ms` by the clock."""
         if quality == "U":
             return  # which window it is cannot be told; later readings judge what was missed
-        offset_ms = unix_ms - mono_ms
-        stepped = self._offset_ms is not None and abs(offset_ms - self._offset_ms) > _STEP_MS
-        self._offset_ms = offset_ms
+        stepped = self._stepped(unix_ms - mono_ms)
         doubt = stepped and self._quality in _GOOD and self._doubt("clock set")
         if stepped or unix_ms >= self.next_s * 1000:
             doubt = self._check_late(unix_ms, register_mwh) or doubt
@@ -175,11 +179,14 @@ class Split:
             return None
         return self._tariff.energy_mwh(amount_minor, found, self.window)
 
-    def finish(self, unix_ms, quality, register_mwh):
-        """Judge the end reading; returns the fields for the event that closes the session: energy
-        of each tariff by name, cost, and whether the split can be billed, else why not."""
+    def finish(self, unix_ms, quality, register_mwh, mono_ms):
+        """Judge the end, as `reading` takes it. Returns the fields for the event that closes the
+        session: energy of each tariff by name, cost, whether the split can be billed, and why
+        not."""
         self._check_quality(quality)
         self._check_late(unix_ms, register_mwh)
+        if self._stepped(unix_ms - mono_ms) and self._quality in _GOOD:
+            self._doubt("clock set")
         fields = {"cur": self._tariff.currency, "cost": self.cost(register_mwh),
                   "split": 0 if self.why else 1, "why": self.why, "by": {}}
         found = self.energies_mwh(register_mwh) or ()
