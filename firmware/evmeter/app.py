@@ -200,6 +200,7 @@ class App:
     def _on_reading(self, reading):
         """Each believed reading, as soon as it is there."""
         clock = self.clock
+        self.keeper.reading(reading)
         self.intervals.reading(
             quantise(reading.import_mwh, self.poll.step_mwh), reading.power_mw, reading.mono_ms,
             clock.unix_ms_at(reading.mono_ms) // 1000, clock.quality != "U")

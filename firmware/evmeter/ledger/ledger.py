@@ -67,13 +67,16 @@ class Ledger:
         """Whether there is a key."""
         return self._signer is not None
 
+    def message(self, seq, buffer):
+        """The message in frame `seq`, as a dict. Raises JournalError."""
+        _, length = self._journal.read(seq, buffer)
+        return json.loads(bytes(memoryview(buffer)[:length]))
+
     def begin_reading(self, seq):
         """What the begin record in frame `seq` says: (pagination, Unix ms, quality, register mWh).
         Raises JournalError."""
-        buffer = bytearray(frames.MAX_PAYLOAD)
-        kind, length = self._journal.read(seq, buffer)
-        message = json.loads(bytes(memoryview(buffer)[:length]))
-        if kind != frames.REC or message["kind"] != "begin":
+        message = self.message(seq, bytearray(frames.MAX_PAYLOAD))
+        if message.get("kind") != "begin":
             raise frames.JournalError("frame %d is no begin record" % seq)
         return (ocmf.pagination(message["ocmf"]), message["begin_ms"], message["tq"],
                 message["begin_mwh"])

@@ -18,6 +18,7 @@ _PROMPT_MS = const(2000)  # a reading later than this after the edge is said to 
 _BILLABLE_STEPS = const(100)
 _LEAST_FREE_PERCENT = const(10)
 _MOST_QUEUED = const(64)
+_MOST_CHANGES = const(6)  # T readings that fit into the complete record beside long fields
 
 
 class SessionKeeper:
@@ -36,6 +37,13 @@ class SessionKeeper:
         self.board = board
         self._permit = board.permit
         self._step_mwh = meter.step_mwh
+        self.tariff = None
+        if config.get("tariff"):
+            from evmeter.session import split, tariff
+
+            self.tariff = tariff.Tariff(config["tariff"])
+            self.splits = split
+        self.split = None
         self._queue = []
         self._meter_events = []
         self._saved_ms = 0
@@ -71,6 +79,13 @@ class SessionKeeper:
         if self.machine.power(power_mw, mono_ms):
             self._queue.append((rules.FINISHED, mono_ms))
 
+    def reading(self, reading):
+        """Take each believed reading: it may be the first one in another tariff window."""
+        if self.split:
+            self.split.reading(
+                self.clock.unix_ms_at(reading.mono_ms), self.clock.quality,
+                quantise(reading.import_mwh, self._step_mwh), reading.mono_ms)
+
     def meter_event(self, name, fields):
         """The meter's register goes on from elsewhere (MeterPoll.on_event). A session with that
         inside it cannot be billed: its registers do not tell its energy. Returns the jump in mWh,
@@ -90,6 +105,8 @@ class SessionKeeper:
         session.spoiled = cause
         session.jump_mwh += jump_mwh
         session.last_mwh += jump_mwh
+        if self.split:
+            self.split.skip(jump_mwh, cause)
 
     async def tell_meter_events(self):
         """Write what happened to the meter before anything that builds on its register. The mark
@@ -104,6 +121,11 @@ class SessionKeeper:
             fields["e_mwh"] = self.energy_mwh()
             await self.ledger.log(name, self.sid, at_ms, fields, mark_mwh)
             self._meter_events.pop(0)
+
+    async def _tell_split(self):
+        while self.split and self.split.unwritten:
+            await self.event(self.splits.EVENT, self.clock.mono_ms(), self.split.unwritten[0])
+            self.split.unwritten.pop(0)
 
     def _changed(self):
         if self.on_change:
@@ -127,13 +149,16 @@ class SessionKeeper:
                 await self._handle(what, at_ms)
                 self._queue.pop(0)
             await self.tell_meter_events()
+            await self._tell_split()
             await self._wait(_RETRY_MS)
             if not self._queue:
                 await self._idle()
 
     async def _wait(self, timeout_ms):
         deadline_ms = self.clock.mono_ms() + timeout_ms
-        while not self._queue and not self._meter_events and self.clock.mono_ms() < deadline_ms:
+        while (not self._queue and not self._meter_events
+               and not (self.split and self.split.unwritten)
+               and self.clock.mono_ms() < deadline_ms):
             await self.pause(50)
             if self.session and self._checkpoint_due():
                 await self.checkpoint()
@@ -204,7 +229,7 @@ class SessionKeeper:
                 return
             await self._begin(at_ms, mwh, letter, read_ms)
         await self.checkpoint()
-        await self.event(rules.OPEN, at_ms, {})
+        await self.event(rules.OPEN, at_ms, self.split.label() if self.split else {})
 
     async def _begin(self, at_ms, mwh, letter, read_ms):
         await self.tell_meter_events()
@@ -221,6 +246,9 @@ class SessionKeeper:
         session.begin_seq, session.page, self.sid = await self.ledger.begin(
             reading, self.device_id, self.out_mwh(begin_mwh))
         self.session = session
+        if self.tariff:
+            self.split = self.splits.Split(self.tariff, session.begin_unix_ms,
+                                           session.begin_quality, begin_mwh)
         self.started_ms = at_ms
         self.refused = ""
         self._alarms.clear(codes.SESSION_REFUSED)
@@ -287,6 +315,15 @@ class SessionKeeper:
         session = self.session
         # Neither a late begin reading nor a clock that was set may turn time back in a record.
         end_unix_ms = max(end_unix_ms, session.begin_unix_ms)
+        changes = ()
+        fields = {}
+        if self.split:
+            await self._tell_split()
+            fields = self.split.finish(self.clock.unix_ms_at(at_ms), self.clock.quality, end_mwh,
+                                       at_ms)
+            changes = tuple(self.split.readings[:_MOST_CHANGES])
+            if changes:
+                end_unix_ms = max(end_unix_ms, changes[-1][0])
         energy_mwh = end_mwh - session.begin_mwh - session.jump_mwh
         if session.spoiled and letter == "G":
             letter = "X" if session.exchanged() else "O"
@@ -294,17 +331,19 @@ class SessionKeeper:
                     and energy_mwh >= _BILLABLE_STEPS * self._step_mwh)
         readings = (
             (session.begin_unix_ms, session.begin_quality, "B", session.begin_mwh, "", "G"),
+        ) + changes + (
             (end_unix_ms, self.clock.quality, tx, end_mwh, "", letter),
         )
         if self.journal.open_seq:  # not yet written by an attempt that died afterwards
             await self.ledger.complete(self.sid, readings, session.gap_mwh, session.jump_mwh,
                                         billable)
         self.ended_unix_ms = end_unix_ms
-        await self.ledger.event(rules.CLOSE, self.sid, at_ms, {
+        fields.update({
             "begin_mwh": session.begin_mwh, "end_mwh": end_mwh, "gap_mwh": session.gap_mwh,
             "energy_mwh": energy_mwh, "tx": tx, "dur_s": session.duration_s,
             "bill": 1 if billable else 0})
-        self.session = None
+        await self.ledger.event(rules.CLOSE, self.sid, at_ms, fields)
+        self.session = self.split = None
         self.sid = ""
         self.board.rtc_memory(b"")
         await self.ledger.save("session", b"")

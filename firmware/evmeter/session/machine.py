@@ -38,7 +38,8 @@ class SessionMachine:
         self.is_open = False
         self.phase = None
         self._charged = False
-        self._finished = False
+        self.phase_ms = 0
+        self.finished_ms = None
         self._next_phase = None
         self._next_phase_ms = 0
         self._suspended_ms = None
@@ -61,7 +62,8 @@ class SessionMachine:
     def _begin(self):
         self.is_open = True
         self.phase = self._next_phase = None
-        self._charged = self._finished = False
+        self._charged = False
+        self.finished_ms = None
         self._suspended_ms = self._fault_ms = None
         self._reset_power()
 
@@ -105,7 +107,7 @@ class SessionMachine:
                 return happened
             phase = FAULT
         self._enter(phase, since_ms, mono_ms, happened)
-        if (self.phase == SUSPENDED_EV and not self._finished
+        if (self.phase == SUSPENDED_EV and self.finished_ms is None
                 and mono_ms - self._suspended_ms >= self._finished_after_ms):
             self._finish(self._suspended_ms, happened)
         return happened
@@ -120,17 +122,18 @@ class SessionMachine:
         if mono_ms - self._next_phase_ms < _PHASE_MS:
             return
         self.phase = phase
+        self.phase_ms = self._next_phase_ms
         self._next_phase = None
         if phase == CHARGING:
             self._charged = True
-            self._finished = False
+            self.finished_ms = None
             self._reset_power()
         if phase == SUSPENDED_EV:
             self._suspended_ms = self._next_phase_ms
         happened.append((phase, self._next_phase_ms))
 
     def _finish(self, at_ms, happened):
-        self._finished = True
+        self.finished_ms = at_ms
         happened.append((FINISHED, at_ms))
 
     def power(self, power_mw, mono_ms):
@@ -155,8 +158,8 @@ class SessionMachine:
             self._low_bins += 1
         else:
             self._low_bins = 0
-            self._finished = False
-        if self._low_bins < _LOW_BINS or self._finished:
+            self.finished_ms = None
+        if self._low_bins < _LOW_BINS or self.finished_ms is not None:
             return False
-        self._finished = True
+        self.finished_ms = mono_ms
         return True

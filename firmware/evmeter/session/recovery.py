@@ -141,8 +141,13 @@ async def _go_on_or_close(keeper, session, register_mwh, now_ms):
     off_ms = off_time_ms(session, *keeper.clock.now())
     why = refusal(session, keeper.filter.state, register_mwh,
                   session.meter == keeper.meter_code(), keeper.board.reset_cause, off_ms)
+    if keeper.tariff:
+        keeper.split = await keeper.splits.restore(keeper.tariff, session, keeper.sid,
+                                                   keeper.ledger, keeper.journal.next_seq)
     gap_mwh = max(0, register_mwh - session.last_mwh)
     session.gap_mwh += gap_mwh
+    if keeper.split:
+        keeper.split.skip(gap_mwh)
     keeper.started_ms = now_ms
     if not why:
         keeper.machine.resume(session.charged)
@@ -151,6 +156,9 @@ async def _go_on_or_close(keeper, session, register_mwh, now_ms):
         await keeper.checkpoint()
         return
     end_mwh, letter, read_ms = await keeper.final_reading()
-    session.gap_mwh += max(0, end_mwh - register_mwh)
+    more_mwh = max(0, end_mwh - register_mwh)
+    session.gap_mwh += more_mwh
+    if keeper.split:
+        keeper.split.skip(more_mwh)
     await keeper.event("power_fail", now_ms, {"why": why})
     await keeper.complete(keeper.clock.unix_ms_at(read_ms), end_mwh, letter, "P", read_ms)

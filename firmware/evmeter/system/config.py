@@ -10,11 +10,13 @@ import json
 REQUIRED = object()
 _ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-# kind: "int" | "text" | "text?" (or null) | "text/object" | "bool" | tuple of allowed values
+# kind: "int" | "text" | "text?" (or null) | "text/object" | "bool" | "tariff" |
+# tuple of allowed values
 FIELDS = {
     "": {
         "id": ("text", 1, 20, REQUIRED),
         "evse_id": ("text?", 1, 37, None),
+        "tariff": ("tariff", 0, 0, None),  # session/tariff.py says what is in it
     },
     "meter": {
         "profile": ("text/object", 1, 40, REQUIRED),  # "pulse": S0 in place of Modbus
@@ -59,6 +61,14 @@ def _check(name, value, row):
     if isinstance(kind, tuple):
         if value not in kind or type(value) is not type(kind[0]):
             raise ConfigError("%s is %r; allowed: %s" % (name, value, ", ".join(map(str, kind))))
+    elif kind == "tariff":
+        if value is not None:
+            from evmeter.session.tariff import Tariff
+
+            try:
+                Tariff(value)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
     elif kind == "bool":
         if not isinstance(value, bool):
             raise ConfigError("%s is %r; allowed: true, false" % (name, value))
