@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 
 import host_flash
+from board import Board
 from drivers.control_pilot import ControlPilot
 from drivers.modbus_rtu import crc16
 from evmeter_tools.bench import command, waveform
@@ -27,7 +28,7 @@ from evmeter_tools.bench.meter import EmulatedMeter, float_bits, float_bits_mwh
 from evmeter_tools.bench.vehicle import Vehicle
 from evmeter_tools.bench.wire import Wire
 from evmeter_tools.errors import UserError
-from evmeter_tools.host_device import micropython, micropython_path
+from evmeter_tools.host_device import HostDevice, micropython, micropython_path
 from evmeter_tools.paths import FIRMWARE, HOST_BOARD, ROOT
 from host_adc import PilotAdc
 from host_uart import Uart
@@ -925,6 +926,21 @@ def test_a_poll_takes_no_memory(tmp_path):
     os.close(master)
     os.close(slave)
     assert taken == [0] * 6
+
+
+def test_what_the_bench_does_to_a_device_is_what_its_board_says(tmp_path):
+    device = HostDevice(tmp_path)
+    for end, cause, kept in (
+            (lambda: device.reset("software"), "software", b""),  # nothing was there yet
+            (device.cut_power, "power-on", b""),
+            (device.watchdog_reset, "watchdog", b"session"),
+            (lambda: device.reset("software"), "software", b"session"),
+            (lambda: device.reset("brown-out"), "brown-out", b"session"),
+            (device.cut_power, "power-on", b"")):
+        end()
+        board = Board(str(tmp_path))
+        assert (board.reset_cause, board.rtc_memory()) == (cause, kept)
+        board.rtc_memory(b"session")
 
 
 _WRITE_FILES = """\

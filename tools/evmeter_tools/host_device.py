@@ -106,6 +106,10 @@ class HostDevice:
         """Take the power away in mid-stride: SIGKILL; at power-on RTC memory is empty."""
         self._end(signal.SIGKILL, "power-on")
 
+    def reset(self, cause):
+        """End it in mid-stride, RTC memory kept; `cause`: watchdog, software or brown-out."""
+        self._end(signal.SIGKILL, cause)
+
     def watchdog_reset(self):
-        """Reset as the watchdog does: SIGKILL, RTC memory kept."""
-        self._end(signal.SIGKILL, "watchdog")
+        """Reset as the watchdog does."""
+        self.reset("watchdog")
