@@ -9,6 +9,7 @@ from evmeter_tools.bench import command as bench_command
 from evmeter_tools.demo import command as demo_command
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.command import faults
+from evmeter_tools.journal import command as journal_command
 from evmeter_tools.measure.command import measure
 from evmeter_tools.scan.command import scan
 from evmeter_tools.testing import selftest
@@ -24,8 +25,11 @@ app = typer.Typer(
 emulate = typer.Typer(help="Emulate a part of a charger on this machine.", no_args_is_help=True)
 backend = typer.Typer(help="The operator's side: collect, store, acknowledge.",
                       no_args_is_help=True)
+journal = typer.Typer(help="Read a device's journal out of its flash; never write to it.",
+                       no_args_is_help=True)
 app.add_typer(emulate, name="emulate")
 app.add_typer(backend, name="backend")
+app.add_typer(journal, name="journal")
 app.command()(demo_command.demo)
 app.command("bench-rig")(demo_command.bench_rig)
 app.command()(verify)
@@ -33,6 +37,9 @@ app.command()(selftest)
 app.command()(scan)
 app.command()(faults)
 app.command()(measure)
+journal.command()(journal_command.read)
+journal.command()(journal_command.export)
+journal.command()(journal_command.check)
 emulate.command("meter")(bench_command.meter)
 backend.command()(backend_command.run)
 backend.command()(backend_command.enrol)

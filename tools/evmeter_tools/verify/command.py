@@ -1,7 +1,6 @@
 """`evmeter verify`: judge a file of records and say so in words, at most 80 columns wide."""
 
 import json
-import textwrap
 from typing import Annotated
 
 import typer
@@ -10,30 +9,9 @@ from evmeter_tools.errors import UserError
 from evmeter_tools.verify.check import check_all, check_record
 from evmeter_tools.verify.parse import key_id
 from evmeter_tools.verify.read import find_records, read_input, read_key
+from evmeter_tools.words import clean, kwh, wrap
 
-_WIDTH = 80
 _STATE = {True: "valid", False: "INVALID", None: "not checked"}
-
-
-def _clean(text):
-    """Return text that is safe on a terminal: what does not print is shown escaped."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "backslashreplace").decode()
-        for char in str(text)
-    )
-
-
-def _energy(mwh):
-    """Return an energy in kWh with six decimals, trailing zeros beyond the third left out."""
-    whole, rest = divmod(mwh, 1_000_000)
-    digits = "%06d" % rest
-    return "%d.%s%s" % (whole, digits[:3], digits[3:].rstrip("0"))
-
-
-def _wrap(text, indent):
-    return textwrap.wrap(
-        _clean(text), _WIDTH, initial_indent=indent, subsequent_indent=" " * len(indent)
-    )
 
 
 def _verdict_words(record):
@@ -46,16 +24,16 @@ def _record_lines(records):
     yield "%-8s%-10s%-26s%-13s%s" % ("page", "kind", "session", "signature", "verdict")
     for record in records:
         yield "%-8s%-10s%-26s%-13s%s" % (
-            _clean(record.get("PG") or "?")[:7],
+            clean(record.get("PG") or "?")[:7],
             record.kind,
-            _clean(record.session or "-")[:25],
+            clean(record.session or "-")[:25],
             _STATE[record.signature],
             _verdict_words(record),
         )
         for reason in record.reasons:
-            yield from _wrap(reason, "        ! ")
+            yield from wrap(reason, "        ! ")
         for note in record.notes:
-            yield from _wrap(note, "        - ")
+            yield from wrap(note, "        - ")
 
 
 def _session_lines(sessions):
@@ -63,21 +41,21 @@ def _session_lines(sessions):
         words = session.state.upper() if session.state == "broken" else session.state
         if session.state == "complete":
             words += ", billable" if session.billable else ", not billable"
-        yield "%s: %s" % (_clean(session.id)[:50], words)
+        yield "%s: %s" % (clean(session.id)[:50], words)
         for name, reading in (("begin", session.begin), ("end", session.end)):
             if reading is not None:
-                value = "-" if reading.mwh is None else _energy(reading.mwh)
+                value = "-" if reading.mwh is None else kwh(reading.mwh)
                 yield "        %-6s%s  %s  %s kWh" % (
-                    name, _clean(reading.raw["TM"]), reading.tx, value
+                    name, clean(reading.raw["TM"]), reading.tx, value
                 )  # fmt: skip
         if session.energy_mwh is not None:
             yield "        energy %s kWh, worst time quality %s" % (
-                _energy(session.energy_mwh), session.quality
+                kwh(session.energy_mwh), session.quality
             )  # fmt: skip
         for reason in session.reasons:
-            yield from _wrap(reason, "        ! ")
+            yield from wrap(reason, "        ! ")
         for note in session.notes:
-            yield from _wrap(note, "        - ")
+            yield from wrap(note, "        - ")
 
 
 def _key_lines(keys, given):
@@ -85,7 +63,7 @@ def _key_lines(keys, given):
     if given:
         yield "Key %s, as given by --key." % names
     else:
-        yield from _wrap(
+        yield from wrap(
             "Key %s, taken from the input and not proven: compare it with the one on the meter or "
             "from the operator, or give it by --key." % names,
             "",
@@ -97,9 +75,9 @@ def _text(report, keys, given):
     lines = [*_key_lines(keys, given), "", *_record_lines(report.records), ""]
     lines += _session_lines(report.sessions)
     for reason in report.reasons:
-        lines += _wrap(reason, "! ")
+        lines += wrap(reason, "! ")
     for note in report.notes:
-        lines += _wrap(note, "- ")
+        lines += wrap(note, "- ")
     good = sum(record.ok for record in report.records)
     sound = sum(session.ok for session in report.sessions)
     lines.append("")

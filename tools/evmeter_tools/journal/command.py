@@ -1,0 +1,179 @@
+"""`evmeter journal read|export|check`: look into a device's journal; nothing is written to it."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evmeter_tools.errors import UserError
+from evmeter_tools.journal import words
+
+_TYPES = ("rec", "evt", "ivl", "log")
+
+_Source = Annotated[str, typer.Argument(
+    metavar="IMAGE|PORT", help="Flash image, or the serial port of a device")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
+_Offset = Annotated[int, typer.Option(
+    "--offset", help="Byte of the image at which the journal's partition begins")]
+_Nvs = Annotated[str | None, typer.Option(
+    "--nvs", help="The host board's second store (nvs.json), to compare the newest frame with")]
+_Keep = Annotated[Path | None, typer.Option(
+    "--keep", help="With a PORT: file to keep the copy of the flash in")]
+_Types = Annotated[str | None, typer.Option(
+    "--type", help="Only these types: rec, evt, ivl, log; several with commas")]
+_Session = Annotated[str | None, typer.Option("--session", help="Only this session's id")]
+
+
+def _second_store(name):
+    if name is None:
+        return None
+    try:
+        text = Path(name).read_text()
+        if not isinstance(json.loads(text), dict):
+            raise ValueError
+    except (OSError, ValueError) as error:
+        raise UserError("--nvs %s: no file of the host board's second store" % name) from error
+    from evmeter_tools.firmware import reach
+
+    reach()
+    from host_nvs import NvsFile
+
+    return NvsFile(name)
+
+
+def _is_port(name):
+    return bool(re.fullmatch(r"COM\d+", name)) or Path(name).is_char_device()
+
+
+def _report(source, offset, nvs, keep):
+    from evmeter_tools.journal.image import open_image
+    from evmeter_tools.journal.scan import scan
+
+    if _is_port(source):
+        from evmeter_tools.journal.device import copy_flash
+
+        if offset or nvs:
+            raise UserError("--offset and --nvs go with an image, not with a device")
+        image = copy_flash(source, keep)
+    else:
+        if keep:
+            raise UserError("--keep goes with a device, not with an image")
+        image = open_image(source, offset)
+    return scan(image, _second_store(nvs))
+
+
+def _wanted(report, types, session):
+    names = _TYPES if types is None else tuple(types.split(","))
+    if not set(names) <= set(_TYPES):
+        raise UserError("--type %s: allowed are %s" % (types, ", ".join(_TYPES)))
+    return [entry for entry in report.entries
+            if (types is None or entry.kind in names)
+            and (session is None or (entry.message or {}).get("sid") == session)]
+
+
+def _end(report):
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def read(source: _Source, types: _Types = None, session: _Session = None, as_json: _Json = False,
+         offset: _Offset = 0, nvs: _Nvs = None, keep: _Keep = None):
+    """Show every entry of a journal, and where its chain or a checksum breaks.
+
+    Exit code 0: sound. 1: broken. 2: the input cannot be used.
+
+    Example: evmeter journal read build/demo/device/flash.img --type rec
+    """
+    report = _report(source, offset, nvs, keep)
+    entries = _wanted(report, types, session)
+    if as_json:
+        print(json.dumps(words.as_object(report, entries), indent=1))
+    else:
+        print("\n".join([*words.table(report, entries), "", *words.summary(report)]))
+    _end(report)
+
+
+def check(source: _Source, as_json: _Json = False, offset: _Offset = 0, nvs: _Nvs = None,
+          keep: _Keep = None):
+    """Tell whether a journal is sound: every frame, the chain, the numbers, the small files.
+
+    Signatures are not checked here: pipe the export into evmeter verify.
+
+    Exit code 0: sound. 1: broken. 2: the input cannot be used.
+
+    Example: evmeter journal check flash.img --nvs nvs.json
+    """
+    report = _report(source, offset, nvs, keep)
+    if as_json:
+        print(json.dumps(words.as_object(report, []), indent=1))
+    else:
+        print("\n".join(words.summary(report)))
+    _end(report)
+
+
+def _line(entry, key):
+    message = entry.message or {}
+    sid = message.get("sid")
+    device = sid.rsplit("-", 1)[0] if isinstance(sid, str) and sid else None
+    line = {"device": device, "seq": entry.seq, "type": entry.kind}
+    if entry.kind == "rec":
+        line["ocmf"] = message.get("ocmf")
+        if key:
+            line["spki"] = key.hex()
+    else:
+        line["message"] = entry.message
+    return json.dumps(line)
+
+
+def export(
+    source: _Source,
+    out: Annotated[str, typer.Option("--out", help="File to write; - is the standard output")]
+    = "-",
+    form: Annotated[str, typer.Option("--format", help="jsonl, or ocmf for the records alone")]
+    = "jsonl",
+    types: _Types = "rec",
+    session: _Session = None,
+    key: Annotated[str | None, typer.Option(
+        "--key", help="The device's public key, to put beside each record")] = None,
+    offset: _Offset = 0,
+    nvs: _Nvs = None,
+    keep: _Keep = None,
+):
+    """Write a journal's records as JSON lines or OCMF text, for evmeter verify.
+
+    What cannot be read is left out, and told on the standard error.
+
+    Exit code 0: sound. 1: broken; what is whole was written. 2: the input cannot be used.
+
+    Example: evmeter journal export flash.img | evmeter verify - --key meter.pem
+    """
+    from evmeter_tools.verify.read import read_key
+
+    if form not in ("jsonl", "ocmf"):
+        raise UserError("--format %s: allowed are jsonl, ocmf" % form)
+    if form == "ocmf" and types != "rec":
+        raise UserError("--format ocmf has room for records alone; leave --type out")
+    der = read_key(key) if key else None
+    report = _report(source, offset, nvs, keep)
+    entries = _wanted(report, types, session)
+    if form == "ocmf":
+        lines = [entry.message["ocmf"] for entry in entries
+                 if isinstance((entry.message or {}).get("ocmf"), str)]
+    else:
+        lines = [_line(entry, der) for entry in entries if entry.message is not None]
+    text = "".join(line + "\n" for line in lines)
+    if out == "-":
+        sys.stdout.write(text)
+    else:
+        try:
+            Path(out).write_text(text)
+        except OSError as error:
+            raise UserError("--out %s: cannot be written: %s" % (out, error.strerror)) from error
+        print("%d lines written to %s" % (len(lines), out))
+    for line in [line for fault in report.faults for line in
+                 words.wrap(words.fault_text(fault), "! ")]:
+        print(line, file=sys.stderr)
+    _end(report)
