@@ -8,6 +8,7 @@ calls a complete transaction. Reasons are whole words, one for each fault found.
 import hashlib
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import pairwise
 
 from evmeter_tools.verify.parse import (
@@ -46,8 +47,12 @@ FLAGS = {
     "ISO15118": "NONE PNC".split(),
     "PLMN": "NONE RING SMS".split(),
 }
-_TEXTS = ("GI", "GS", "GV", "MV", "MM", "MS", "MF", "ID", "CT", "CI")
-_KNOWN = (*_TEXTS, "FV", "PG", "IS", "IL", "IF", "IT", "TT", "CF", "LC", "RD")
+_TEXTS = ("GI", "GS", "GV", "MV", "MM", "MS", "MF", "ID", "TT", "CF", "CT", "CI")
+# what a field may hold at most, and the version of the format that defines it
+_LONGEST = {"ID": 40, "TT": 250, "CF": 25}
+_SINCE = {"TT": "1.1", "LC": "1.2", "CF": "1.3"}
+_LOSS = {"LN": str, "LI": (int, Decimal), "LR": (int, Decimal), "LU": str}
+_KNOWN = (*_TEXTS, "FV", "PG", "IS", "IL", "IF", "IT", "LC", "RD")
 
 
 @dataclass
@@ -131,8 +136,26 @@ def _vendor_faults(payload):
         yield "ZP is not 32 hex digits"
     if "ZG" in payload and (type(payload["ZG"]) is not int or payload["ZG"] < 0):
         yield "ZG is no whole number of mWh"
-    if payload.get("ZB", 1) not in (0, 1):
+    if type(payload.get("ZB", 1)) is not int or payload.get("ZB", 1) not in (0, 1):
         yield "ZB is neither 0 nor 1"
+    if payload.get("ZQ", "meter") not in ("meter", "label"):
+        yield "ZQ is neither meter nor label"
+    if "ZT" in payload and (type(payload["ZT"]) is not int or payload["ZT"] < 0):
+        yield "ZT is no number of readings"
+
+
+def _loss_faults(loss):
+    """Yield what is wrong with the cable loss."""
+    if not isinstance(loss, dict) or not {"LR", "LU"} <= set(loss) <= set(_LOSS):
+        yield "LC is not LR and LU, with LN and LI where known"
+        return
+    for name, value in loss.items():
+        if isinstance(value, bool) or not isinstance(value, _LOSS[name]):
+            yield "LC: %s has the wrong type" % name
+    if loss["LU"] not in ("mOhm", "uOhm"):
+        yield "LC: LU is neither mOhm nor uOhm"
+    if len(str(loss.get("LN", ""))) > 20:
+        yield "LC: LN is longer than 20 characters"
 
 
 def _payload_faults(payload):
@@ -148,6 +171,13 @@ def _payload_faults(payload):
     for name in _TEXTS:
         if not isinstance(payload.get(name, ""), str):
             yield "%s is no text" % name
+    for name, most in _LONGEST.items():
+        if isinstance(payload.get(name), str) and len(payload[name]) > most:
+            yield "%s is longer than %d characters" % (name, most)
+    if payload.get("CT", "EVSEID") not in ("EVSEID", "CBIDC"):
+        yield "CT is neither EVSEID nor CBIDC"
+    if "LC" in payload:
+        yield from _loss_faults(payload["LC"])
     if not payload.get("MS"):
         yield "MS, the meter's serial number, is missing"
     if str(payload.get("PG"))[:1] == "T":
@@ -176,8 +206,8 @@ def _kind(letters):
 
 
 def _edge_faults(reading):
-    """Yield why S.A.F.E. would not take a begin or end reading."""
-    name = "begin" if reading.tx == "B" else "end"
+    """Yield why a begin, tariff or end reading cannot count; S.A.F.E. asks it of begin and end."""
+    name = {"B": "begin", "T": "tariff"}.get(reading.tx, "end")
     status = reading.raw["ST"]
     if status != "G":
         yield "%s reading not believed: ST %s, %s" % (name, status, STATUS[status])
@@ -199,7 +229,7 @@ def _reading_faults(readings, kind):
     if kind == "complete" and set(letters[:-1]) & set(END_LETTERS):
         yield "there is an end reading before the last"
     for reading in readings:
-        if reading.tx == "B" or reading.tx in END_LETTERS:
+        if reading.tx in ("B", "T") or reading.tx in END_LETTERS:
             yield from _edge_faults(reading)
     if readings[0].quality == "R" and readings[-1].quality != "R":
         yield "the begin has a relative time (R) and the end has not"
@@ -223,6 +253,12 @@ def _judge(verdict):
     verdict.reasons += _reading_faults(verdict.readings, verdict.kind)
     if verdict.kind != "other" and verdict.page is None:
         verdict.reasons.append("PG is not of the transaction counter T")
+    for name, since in _SINCE.items():
+        if name in payload and str(payload.get("FV")) < since:
+            verdict.notes.append("FV %s does not define %s yet; %s does"
+                                 % (str(payload.get("FV"))[:5], name, since))
+    if payload.get("ZQ") == "label":
+        verdict.notes.append("the meter's serial number is from its label, not from the meter")
     if payload.get("ZB") == 0:
         verdict.notes.append("marked not billable by the device")
     if payload.get("ZG"):

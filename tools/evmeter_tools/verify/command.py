@@ -42,10 +42,12 @@ def _session_lines(sessions):
         if session.state == "complete":
             words += ", billable" if session.billable else ", not billable"
         yield "%s: %s" % (clean(session.id)[:50], words)
-        for name, reading in (("begin", session.begin), ("end", session.end)):
+        for name, reading in (("begin", session.begin),
+                              *(("tariff", reading) for reading in session.changes),
+                              ("end", session.end)):
             if reading is not None:
                 value = "-" if reading.mwh is None else kwh(reading.mwh)
-                yield "        %-6s%s  %s  %s kWh" % (
+                yield "        %-7s%s  %s  %s kWh" % (
                     name, clean(reading.raw["TM"]), reading.tx, value
                 )  # fmt: skip
         if session.energy_mwh is not None:
@@ -125,6 +127,8 @@ def _json(report, keys, given):
                     "begin_mwh": session.begin and session.begin.mwh,
                     "end_mwh": session.end and session.end.mwh,
                     "energy_mwh": session.energy_mwh,
+                    "tariff_changes": [{"time": reading.raw["TM"], "mwh": reading.mwh}
+                                       for reading in session.changes],
                     "time_quality": session.quality,
                     "billable": session.billable,
                     "ok": session.ok,
@@ -149,10 +153,19 @@ def verify(
         str | None, typer.Option("--key", help="Public key: hex, or a file with hex, PEM or DER")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+    whole: Annotated[bool, typer.Option(
+        "--whole", help="The input is all records of its devices: a missing page is a fault")]
+    = False,
 ):
-    """Check signed records: each by itself, and as sessions.
+    """Check signed records: each by itself, as sessions, and as a device's whole story.
+
+    A record: signature, schema, begin and end rules. A session: the same serial numbers, user and
+    key, pages without gap or repeat, tariff readings in order between begin and end. A device:
+    the chain of its records, no page twice, registers and times that never go back.
 
     Exit code 0: everything holds. 1: something does not. 2: the input or the key cannot be read.
+
+    Example: evmeter verify build/demo/records.jsonl --whole
     """
     given = None if key is None else read_key(key)
     name = "standard input" if file == "-" else file
@@ -160,7 +173,8 @@ def verify(
     keys = {given} if given else {own for _, own in found if own}
     if not keys:
         raise UserError("%s holds no key: give the meter's public key by --key" % name)
-    report = check_all([check_record(text, given or own) for text, own in found])
+    report = check_all([check_record(text, given or own) for text, own in found],
+                       is_whole=whole)
     if given and any(own and own != given for _, own in found):
         report.notes.append("the input names another key, which was not used")
     print((_json if as_json else _text)(report, sorted(keys), given))

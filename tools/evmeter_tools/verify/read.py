@@ -54,6 +54,17 @@ def _item_key(text, where):
         raise UserError("%s: the key: %s" % (where, error)) from error
 
 
+def _texts(text, name):
+    """Yield (record, key) from OCMF text; a record's key may stand in hex on the line behind it,
+    as the QR code of a receipt has it."""
+    for part in re.split(r"(?=OCMF\|)", text):
+        record, _, last = part.strip().rpartition("\n")
+        if record and re.fullmatch("[0-9A-Fa-f]{64,}", last.strip()):
+            yield record.strip(), _item_key(last.strip(), name)
+        elif part.strip():
+            yield part.strip(), None
+
+
 def _lines(text, name):
     """Yield (record, key) from lines of JSON."""
     for number, line in enumerate(text.splitlines(), 1):
@@ -126,10 +137,7 @@ def find_records(data, name):
         if text.lstrip().startswith("{"):
             found = list(_lines(text, name))
         else:
-            parts = [part.strip() for part in re.split(r"(?=OCMF\|)", text)]
-            found = [(part, None) for part in parts if part]
-            if "OCMF|" not in text:
-                found = []
+            found = list(_texts(text, name)) if "OCMF|" in text else []
     if not found:
         raise UserError("%s: no OCMF record found" % name)
     return found

@@ -16,6 +16,7 @@ class Session:
     state     "complete", "open" (a begin record only), or "broken"
     reasons   why it does not hold; empty when it does
     begin, end  readings (check.Reading) or None; `energy_mwh` is their difference or None
+    changes   the readings at tariff changes (TX=T), of all its records, in the order of the pages
     """
 
     id: str
@@ -25,6 +26,7 @@ class Session:
     notes: list = field(default_factory=list)
     begin: object = None
     end: object = None
+    changes: list = field(default_factory=list)
 
     @property
     def ok(self):
@@ -55,7 +57,8 @@ class Session:
 
 
 def _device(record):
-    return str(record.get("GS")), str(record.get("MS"))
+    """What counts the pages: the gateway, or the meter where there is no gateway."""
+    return str(record.get("GS") or record.get("MS"))
 
 
 def _unique(records):
@@ -87,9 +90,11 @@ def _step_faults(before, after):
     """Yield what is wrong from one record of a device to the next one at hand."""
     if after.page == before.page:
         yield "page T%d was given out twice, with different contents" % after.page
-    elif after.page == before.page + 1 and "ZP" in (after.payload or {}):
+    elif after.page == before.page + 1 and "ZP" in after.payload:
         if after.get("ZP") != before.hash:
             yield "T%d does not follow T%d: ZP names another record" % (after.page, before.page)
+    elif "ZP" in before.payload and "ZP" not in after.payload:
+        yield "T%d names no record before it: ZP is missing" % after.page
 
 
 def _gap(before, after):
@@ -100,16 +105,47 @@ def _gap(before, after):
     return first + (" is missing" if missing == 1 else " to T%d are missing" % (after.page - 1))
 
 
-def _tariff_faults(session, tariffs):
-    """Yield which readings of tariff records are not in order between begin and end."""
+def _runs_back(before, after):
+    """Which of time and register is lower in the later reading, as a word; None if neither."""
+    if after.time < before.time:
+        return "time"
+    if None not in (before.mwh, after.mwh) and after.mwh < before.mwh:
+        return "register"
+    return None
+
+
+def _tariff_faults(session):
+    """Collect the readings at tariff changes; yield which are not in order between begin and
+    end, over the borders of the records."""
     last = session.begin
-    for record in tariffs:
+    for record in session.records:
         for reading in record.readings:
-            if reading.time < last.time or reading.mwh < last.mwh:
-                yield "a tariff reading of %s is out of order" % _pages([record])
+            if reading.tx != "T":
+                continue
+            what = _runs_back(last, reading)
+            if not what and last.tx == "T" and reading.time == last.time:
+                what = "time"
+            if what:
+                yield ("a tariff reading of %s is out of order: the %s does not go on"
+                       % (_pages([record]), what))
+            for name in ("RI", "RU", "RT"):
+                if reading.raw.get(name) != last.raw.get(name):
+                    yield "%s of a tariff reading of %s is another" % (name, _pages([record]))
+            session.changes.append(reading)
             last = reading
-    if session.end and (session.end.time < last.time or session.end.mwh < last.mwh):
-        yield "a tariff reading lies behind the end"
+    what = session.end and _runs_back(last, session.end)
+    if what and last is not session.begin:
+        yield "a tariff reading lies behind the end: the %s goes back" % what
+
+
+def _left_out_faults(completes, tariffs):
+    """Yield whether the readings that the complete record leaves to tariff records (ZT) are
+    there."""
+    left = completes[0].get("ZT") if completes else None
+    there = sum(len(record.readings) for record in tariffs)
+    if type(left) is int and left != there:
+        yield ("the complete record leaves %d tariff readings to tariff records, which have %d"
+               % (left, there))
 
 
 def _find_readings(session, begins, completes):
@@ -170,7 +206,8 @@ def check_session(records, session_id=""):
     reasons += _find_readings(session, begins, completes)
     reasons += _page_faults(session.records)
     if session.begin:
-        reasons += _tariff_faults(session, tariffs)
+        reasons += _tariff_faults(session)
+    reasons += _left_out_faults(completes, tariffs)
     session.state = _state(session, begins, completes)
     return session
 
@@ -199,7 +236,8 @@ def _group(records):
         device = _device(record)
         name = "page %s" % record.get("PG")
         if record.session is not None:
-            name = record.session
+            # by its id alone, so that records of one session under two serial numbers meet
+            name, device = record.session, None
         elif record.kind == "begin":
             running[device] = latest[device] = name
         elif record.kind == "complete":
@@ -210,31 +248,51 @@ def _group(records):
     return [(name, group) for (_, name), group in groups.items()]
 
 
-def _went_back(before, after):
-    """Tell whether the register is lower at the next session's begin than at an end."""
-    if not before.readings or not after.readings or before.get("MS") != after.get("MS"):
-        return False
-    old, new = before.readings[-1].mwh, after.readings[0].mwh
-    return before.kind == "complete" and None not in (old, new) and new < old
+def _succession(name, before, end, after, report):
+    """Judge the begin reading of a record against the newest end reading before it."""
+    pages = "from T%d to T%d" % (before.page, after.page)
+    if before.get("MS") != after.get("MS"):
+        report.notes.append("%s: the meter changes %s" % (name, pages))
+    elif None not in (end.mwh, after.readings[0].mwh) and after.readings[0].mwh < end.mwh:
+        report.reasons.append("%s: the register goes back %s" % (name, pages))
+    if after.readings[0].time < end.time:
+        # Without a clock that was set, the order of times proves nothing.
+        unsure = "U" in (end.quality, after.readings[0].quality)
+        (report.notes if unsure else report.reasons).append(
+            "%s: the time goes back %s" % (name, pages))
 
 
-def _check_device(records, inside, report):
-    """Judge all records of one device and key across its sessions: pages, chain, registers.
+def _check_device(records, inside, report, is_whole):
+    """Judge all records of one device and key across its sessions: pages, chain, registers, times.
 
     `inside` has the pairs of neighbours that `check_session` has judged already.
     """
-    name = str(records[0].get("GS") or records[0].get("MS"))
+    name = _device(records[0])
+    ended = None
     for before, after in pairwise(records):
+        if before.kind == "complete" and before.readings:
+            ended = before
         if (id(before), id(after)) in inside:
             continue
         report.reasons += ["%s: %s" % (name, fault) for fault in _step_faults(before, after)]
         gap = _gap(before, after)
         if gap:
-            report.notes.append("%s: %s in the input" % (name, gap))
-        if _went_back(before, after):
-            report.reasons.append(
-                "%s: the register goes back from T%d to T%d" % (name, before.page, after.page)
-            )
+            (report.reasons if is_whole else report.notes).append(
+                "%s: %s in the input" % (name, gap))
+        if ended and after.readings and after.kind in ("begin", "complete"):
+            _succession(name, ended, ended.readings[-1], after, report)
+
+
+def _check_keys(devices, report):
+    """Note the devices whose records are signed by more than one key."""
+    keys = {}
+    for (device, _), group in devices.items():
+        keys.setdefault(device, []).append("%s: T%d to T%d" % (
+            group[0].key_id, group[0].page, group[-1].page))
+    for device, spans in keys.items():
+        if len(spans) > 1:
+            report.notes.append("%s: signed by %d keys (%s)"
+                                % (device, len(spans), ", ".join(spans)))
 
 
 def _abandoned_faults(sessions):
@@ -252,10 +310,11 @@ def _abandoned_faults(sessions):
                    % session.id)
 
 
-def check_all(records):
+def check_all(records, *, is_whole=False):
     """Judge all records of an input (`Verdict`s); return a `Report`.
 
-    Pages missing between sessions are a note, not a fault: an input may be a selection.
+    Pages missing between sessions are a note, not a fault: an input may be a selection, unless
+    `is_whole` says that it is all that the device has written from its first page on.
     """
     readable = _unique([record for record in records if record.payload is not None])
     sessions = [check_session(group, name) for name, group in _group(readable)]
@@ -269,8 +328,11 @@ def check_all(records):
     for record in readable:
         if record.page is not None:
             devices.setdefault((_device(record), record.key), []).append(record)
-    for group in devices.values():
-        _check_device(group, inside, report)
+    for (device, _), group in devices.items():
+        _check_device(group, inside, report, is_whole)
+        if is_whole and group[0].page > 1 and len([d for d, _ in devices if d == device]) == 1:
+            report.reasons.append("%s: the input begins with T%d" % (device, group[0].page))
+    _check_keys(devices, report)
     copies = len(records) - len({record.text for record in records})
     if copies:
         report.notes.append("%d record(s) stand in the input more than once" % copies)
