@@ -11,6 +11,7 @@ from evmeter_tools.errors import UserError
 from evmeter_tools.faults.command import faults
 from evmeter_tools.journal import command as journal_command
 from evmeter_tools.measure.command import measure
+from evmeter_tools.receipt.command import receipt
 from evmeter_tools.scan.command import scan
 from evmeter_tools.testing import selftest
 from evmeter_tools.verify.command import verify
@@ -33,6 +34,7 @@ app.add_typer(journal, name="journal")
 app.command()(demo_command.demo)
 app.command("bench-rig")(demo_command.bench_rig)
 app.command()(verify)
+app.command()(receipt)
 app.command()(selftest)
 app.command()(scan)
 app.command()(faults)
