@@ -17,17 +17,17 @@ class Forge:
     """A device that signs what it is told. `texts` has its records, `payloads` their contents."""
 
     def __init__(self, secret=7, gateway="demo-0001", page=1):
-        self._key = ec.derive_private_key(secret, ec.SECP256R1())
+        self.key = ec.derive_private_key(secret, ec.SECP256R1())
         self._gateway = gateway
         self.page = page
         self.previous = "0" * 32
         self.texts = []
-        self.spki = self._key.public_key().public_bytes(
+        self.spki = self.key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     def sign(self, payload):
         """The record over a payload's text as it stands."""
-        der = self._key.sign(payload.encode(), ec.ECDSA(hashes.SHA256()))
+        der = self.key.sign(payload.encode(), ec.ECDSA(hashes.SHA256()))
         return ocmf.envelope(payload, der)
 
     def record(self, readings, sid, change=None, **fields):

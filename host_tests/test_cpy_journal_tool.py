@@ -1,16 +1,20 @@
 """`evmeter journal`: what it shows of images that the firmware wrote, whole and damaged."""
 
+import asyncio
 import hashlib
 import json
 import random
 from functools import lru_cache
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 from typer.testing import CliRunner
 
 import host_flash
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal
+from evmeter.ledger.ledger import Ledger
 from evmeter.ledger.segments import SegmentStore
 from evmeter_tools.cli import app
 from evmeter_tools.errors import UserError
@@ -18,7 +22,10 @@ from evmeter_tools.faults.ram_flash import BLOCK_BYTES, RamFlash
 from evmeter_tools.journal import image as images
 from evmeter_tools.journal import words
 from evmeter_tools.journal.scan import scan
+from evmeter_tools.journal.signatures import signature_faults
+from evmeter_tools.verify.parse import key_id
 from fakes.memory_store import MemoryNvs
+from forge import Forge
 
 _BLOCKS = 40
 _OCMF = ('OCMF|{"FV":"1.0","PG":"T%d","RD":[{"TX":"B","RV":12.340,"RU":"kWh"}],"ZB":0}'
@@ -377,6 +384,72 @@ def test_flipped_bits_anywhere_are_told_or_harm_no_entry(tmp_path):
         assert found == right or report.faults
         told += not report.ok
     assert told > 10
+
+
+def _signing(tmp_path):
+    """(journal, key, append(kind, message)) of a device that signs by the firmware's ledger."""
+    forge = Forge()
+    device = _Device(0)
+
+    class Signer:
+        key_id = key_id(forge.spki)
+
+        async def sign(self, digest):
+            return forge.key.sign(digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+
+    class Clock:
+        quality = "I"
+
+        def unix_ms_at(self, mono_ms):
+            return 1800000000000
+
+    class Quiet:
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *_):
+            return None
+
+    ledger = Ledger(device.journal, Signer(), Clock(), Quiet(), lambda: (
+        {"GS": "demo-0001", "MS": "12345678"}, 1000, "meter"))
+    reading = (1800000000000, "I", "B", 12_340_000, "", "G")
+    end = (1800000001000, "I", "E", 12_340_000, "", "G")
+
+    async def live():
+        _, _, sid = await ledger.begin(reading, "demo-0001", 0)
+        await ledger.log("jump", sid, 0, {"from_mwh": 1, "to_mwh": 2}, 2)
+        await ledger.event("open", sid, 0, {})
+        await ledger.complete(sid, (reading, end), 0, 0, False)
+
+    asyncio.run(live())
+    path = tmp_path / "signed.img"
+    path.write_bytes(device.flash.image)
+    return device, forge, path
+
+
+def test_signatures_of_records_and_audit_entries_are_checked_with_a_key(tmp_path):
+    device, forge, path = _signing(tmp_path)
+    key = forge.spki.hex()
+    assert _run("check", path, "--key", key)[0] == 0
+    assert _run("check", path)[0] == 0
+    other = Forge(secret=8).spki.hex()
+    code, out, _ = _run("check", path, "--key", other)
+    assert code == 1 and out.count("which was not given") == 3
+    assert _run("check", path, "--key", other, "--key", key)[0] == 0
+    assert _run("read", path, "--key", "nothing")[0] == 2
+    code, out, _ = _run("export", path, "--key", key)
+    assert code == 0
+    assert CliRunner().invoke(app, ["verify", "-", "--whole"], input=out).exit_code == 0
+    for old, new, said in ((b'"to_mwh": 2', b'"to_mwh": 3', "audit entry's signature"),
+                           (b', "sg": "', b', "sx": "', "audit entry is not signed"),
+                           (b'"RV\\":12.340', b'"RV\\":12.350', "changed, or another key")):
+        assert old in device.flash.image, old
+        entries = scan(images.open_image(path)).entries
+        for entry in entries:
+            entry.payload = entry.payload.replace(old, new)
+            entry.message = json.loads(entry.payload)
+        faults = [fault.what for fault in signature_faults(entries, [forge.spki])]
+        assert faults and all(said in text for text in faults), (faults, said)
 
 
 def _times_out(*_, **__):

@@ -24,6 +24,9 @@ _Keep = Annotated[Path | None, typer.Option(
     "--keep", help="With a PORT: file to keep the copy of the flash in")]
 _Types = Annotated[str | None, typer.Option(
     "--type", help="Only these types: rec, evt, ivl, log; several with commas")]
+_Keys = Annotated[list[str] | None, typer.Option(
+    "--key", help="The device's public key, hex or a file: check every signature too; may be "
+    "given again for a device that has changed its key")]
 _Session = Annotated[str | None, typer.Option("--session", help="Only this session's id")]
 
 
@@ -48,10 +51,13 @@ def _is_port(name):
     return bool(re.fullmatch(r"COM\d+", name)) or Path(name).is_char_device()
 
 
-def _report(source, offset, nvs, keep):
+def _report(source, offset, nvs, keep, keys=()):
     from evmeter_tools.journal.image import open_image
     from evmeter_tools.journal.scan import scan
+    from evmeter_tools.journal.signatures import signature_faults
+    from evmeter_tools.verify.read import read_key
 
+    ders = [read_key(key) for key in keys or ()]
     if _is_port(source):
         from evmeter_tools.journal.device import copy_flash
 
@@ -62,7 +68,10 @@ def _report(source, offset, nvs, keep):
         if keep:
             raise UserError("--keep goes with a device, not with an image")
         image = open_image(source, offset)
-    return scan(image, _second_store(nvs))
+    report = scan(image, _second_store(nvs))
+    if ders:
+        report.faults += signature_faults(report.entries, ders)
+    return report
 
 
 def _wanted(report, types, session):
@@ -80,14 +89,14 @@ def _end(report):
 
 
 def read(source: _Source, types: _Types = None, session: _Session = None, as_json: _Json = False,
-         offset: _Offset = 0, nvs: _Nvs = None, keep: _Keep = None):
+         keys: _Keys = None, offset: _Offset = 0, nvs: _Nvs = None, keep: _Keep = None):
     """Show every entry of a journal, and where its chain or a checksum breaks.
 
     Exit code 0: sound. 1: broken. 2: the input cannot be used.
 
     Example: evmeter journal read build/demo/device/flash.img --type rec
     """
-    report = _report(source, offset, nvs, keep)
+    report = _report(source, offset, nvs, keep, keys)
     entries = _wanted(report, types, session)
     if as_json:
         print(json.dumps(words.as_object(report, entries), indent=1))
@@ -96,17 +105,16 @@ def read(source: _Source, types: _Types = None, session: _Session = None, as_jso
     _end(report)
 
 
-def check(source: _Source, as_json: _Json = False, offset: _Offset = 0, nvs: _Nvs = None,
-          keep: _Keep = None):
-    """Tell whether a journal is sound: every frame, the chain, the numbers, the small files.
-
-    Signatures are not checked here: pipe the export into evmeter verify.
+def check(source: _Source, as_json: _Json = False, keys: _Keys = None, offset: _Offset = 0,
+          nvs: _Nvs = None, keep: _Keep = None):
+    """Tell whether a journal is sound: every frame, the chain, the numbers, the small files, and,
+    with a key, every signature. What lies between records is told by evmeter verify.
 
     Exit code 0: sound. 1: broken. 2: the input cannot be used.
 
-    Example: evmeter journal check flash.img --nvs nvs.json
+    Example: evmeter journal check flash.img --nvs nvs.json --key meter.pem
     """
-    report = _report(source, offset, nvs, keep)
+    report = _report(source, offset, nvs, keep, keys)
     if as_json:
         print(json.dumps(words.as_object(report, []), indent=1))
     else:
