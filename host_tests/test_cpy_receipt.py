@@ -189,6 +189,7 @@ def test_the_xml_has_the_complete_record_alone_under_its_number(tmp_path):
     assert dict(complete.attrib) == {"transactionId": "2", "context": "Transaction.End"}
     assert not tariff.attrib
     for value, text in ((complete, forge.texts[1]), (tariff, forge.texts[2])):
+        assert [child.tag for child in value] == ["publicKey", "signedData"]
         data, key = value.find("signedData"), value.find("publicKey")
         assert (data.get("format"), data.get("encoding"), data.text) == ("OCMF", "plain", text)
         assert key.get("encoding") == "plain"

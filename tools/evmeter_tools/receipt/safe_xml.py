@@ -4,7 +4,8 @@ The complete record stands alone under its transactionId: the software judges it
 transaction. Beside a begin record under the same id it would take both for a pair, and refuse an
 end that holds a begin reading. Tariff records have no id, so that each is judged by its signature.
 A session without a complete record gives its begin record. The key is hex with the encoding
-"plain": that is how the software reads a key; it knows "hex" too, but not for keys.
+"plain": that is how the software reads a key; it knows "hex" too, but not for keys. The elements
+stand in the order of its values.xsd.
 """
 
 import re
@@ -31,9 +32,9 @@ def values(session):
                 quoteattr(str(record.page or 0)), quoteattr(context))
         lines += [
             "  <value%s>" % attributes,
-            '    <signedData format="OCMF" encoding="plain">%s</signedData>'
-            % escape(record.text),
             '    <publicKey encoding="plain">%s</publicKey>'
             % ("" if record.key is None else record.key.hex().upper()),
+            '    <signedData format="OCMF" encoding="plain">%s</signedData>'
+            % escape(record.text),
             "  </value>"]
     return "\n".join([*lines, "</values>", ""])
