@@ -3,6 +3,7 @@ from evmeter.metering.crosscheck import CrossCheck
 
 class _Counter:
     pulses = 0
+    missed = False
 
     def value(self):
         return self.pulses
@@ -57,3 +58,16 @@ def test_after_a_restart_the_register_may_be_elsewhere():
     assert check.reading(100005) == ""
     counter.pulses += 100
     assert "100 pulses are 100000 mWh" in check.reading(100005)
+
+
+def test_edges_that_were_missed_are_no_difference():
+    counter = _Counter()
+    check = CrossCheck(counter, 1000, 1000)
+    check.reading(10**9)
+    counter.missed = True
+    counter.pulses += 20
+    assert check.reading(10**9 + 200000) == "" and not counter.missed
+    counter.pulses += 100
+    assert check.reading(10**9 + 300000) == ""
+    counter.pulses += 100
+    assert check.reading(10**9 + 600000) != ""

@@ -265,6 +265,8 @@ class App:
         start = self.supervisor.start
         if self.pulses:
             start("pulses", self.pulses.run)
+        elif self.crosscheck:
+            start("pulses", self.crosscheck.run)
         start("meter", self.poll.run)
         start("pilot", self._watch_pilot)
         start("session", self.keeper.run)

@@ -1,7 +1,10 @@
 """The meter's pulse output against its Modbus register: two ways that one energy goes."""
 
+import asyncio
+
 from micropython import const
 
+_STEP_MS = const(200)
 _MWH = const(1000000)
 _PULSES = const(100)  # that many are compared at a time
 
@@ -21,9 +24,19 @@ class CrossCheck:
         self._from_mwh = None
         self._from = 0
 
+    async def run(self):
+        """Take the edges from their ring, which has room for a second or two."""
+        while True:
+            self._edges.value()
+            await asyncio.sleep_ms(_STEP_MS)
+
     def reading(self, register_mwh):
         """Why the two do not agree since the last comparison, or ""."""
-        count = self._edges.value()
+        edges = self._edges
+        count = edges.value()
+        if getattr(edges, "missed", False):  # some came while nobody looked
+            edges.missed = False
+            self.restart()
         if self._from_mwh is None:
             self._from_mwh = register_mwh
             self._from = count
