@@ -255,7 +255,15 @@ class Journal:
             self._store.drop_oldest()
 
     def read(self, seq, buffer):
-        """Copy the payload of frame `seq` into `buffer`; returns (type, length).
+        """Copy the payload of frame `seq` into `buffer`; returns (type, length). Raises
+        JournalError as `view` does."""
+        kind, payload = self.view(seq)
+        buffer[:len(payload)] = payload
+        return kind, len(payload)
+
+    def view(self, seq):
+        """(type, payload) of frame `seq`; the payload is a memoryview, valid until the journal is
+        used next.
 
         Raises JournalError where the frame cannot be read. One that is damaged or missing is
         passed over by the cursor from then on; it stays on flash for reading out.
@@ -270,8 +278,7 @@ class Journal:
             self.lost.add(seq)
             self._pass_over(())
             raise JournalError("frame %d is damaged or missing" % seq)
-        buffer[:length] = memoryview(self._frame)[_HEADER_BYTES : _HEADER_BYTES + length]
-        return kind, length
+        return kind, memoryview(self._frame)[_HEADER_BYTES : _HEADER_BYTES + length]
 
     def _find(self, seq):
         """Load frame `seq` into the frame buffer: (type, payload length); type 0: not there."""

@@ -35,15 +35,18 @@ def account(kind, payload):
     return head
 
 
+def read_message(journal, seq):
+    """The message in frame `seq`, as a dict. Raises JournalError; ValueError where it is none."""
+    return json.loads(bytes(journal.view(seq)[1]))
+
+
 def newest_unix_ms(journal):
     """Unix ms after which the newest frames were made, 0 where none can be read. An event is dated
     by what it tells, so that the last frame alone may be older than the one before."""
     newest_s = -1
-    buffer = bytearray(frames.MAX_PAYLOAD)
     for seq in range(max(1, journal.next_seq - _LOOK_BACK), journal.next_seq):
         try:
-            _, length = journal.read(seq, buffer)
-            newest_s = max(newest_s, json.loads(bytes(memoryview(buffer)[:length]))["ts"])
+            newest_s = max(newest_s, read_message(journal, seq)["ts"])
         except (frames.JournalError, ValueError, KeyError):
             continue  # the journal tells of it when the frame is wanted
     return (newest_s + 1) * 1000
@@ -67,19 +70,14 @@ class Ledger:
         """Whether there is a key."""
         return self._signer is not None
 
-    def message(self, seq, buffer):
-        """The message in frame `seq`, as a dict. Raises JournalError."""
-        _, length = self._journal.read(seq, buffer)
-        return json.loads(bytes(memoryview(buffer)[:length]))
-
     def begin_reading(self, seq):
         """What the begin record in frame `seq` says: (pagination, Unix ms, quality, register mWh).
         Raises JournalError."""
-        message = self.message(seq, bytearray(frames.MAX_PAYLOAD))
-        if message.get("kind") != "begin":
+        found = read_message(self._journal, seq)
+        if found.get("kind") != "begin":
             raise frames.JournalError("frame %d is no begin record" % seq)
-        return (ocmf.pagination(message["ocmf"]), message["begin_ms"], message["tq"],
-                message["begin_mwh"])
+        return (ocmf.pagination(found["ocmf"]), found["begin_ms"], found["tq"],
+                found["begin_mwh"])
 
     def _message(self, fields, sid, at_unix_ms, quality):
         fields["v"] = 1

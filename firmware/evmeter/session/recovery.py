@@ -143,7 +143,7 @@ async def _go_on_or_close(keeper, session, register_mwh, now_ms):
                   session.meter == keeper.meter_code(), keeper.board.reset_cause, off_ms)
     if keeper.tariff:
         keeper.split = await keeper.splits.restore(keeper.tariff, session, keeper.sid,
-                                                   keeper.ledger, keeper.journal.next_seq)
+                                                   keeper.journal)
     gap_mwh = max(0, register_mwh - session.last_mwh)
     session.gap_mwh += gap_mwh
     if keeper.split:

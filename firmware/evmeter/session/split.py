@@ -11,7 +11,8 @@ import asyncio
 
 from micropython import const
 
-from evmeter.ledger.journal import MAX_PAYLOAD, JournalError
+from evmeter.ledger.journal import JournalError
+from evmeter.ledger.ledger import read_message
 
 EVENT = "tariff"
 _LATE_MS = const(10000)
@@ -196,14 +197,13 @@ class Split:
         return fields
 
 
-async def restore(tariff, session, sid, ledger, next_seq):
+async def restore(tariff, session, sid, journal):
     """The split of a session that was open before a reboot, from the journal's frames since its
     begin; `session` is its checkpoint (session.py)."""
     split = Split(tariff, session.begin_unix_ms, session.begin_quality, session.begin_mwh)
-    buffer = bytearray(MAX_PAYLOAD)
-    for seq in range(session.begin_seq + 1, next_seq):
+    for seq in range(session.begin_seq + 1, journal.next_seq):
         try:
-            message = ledger.message(seq, buffer)
+            message = read_message(journal, seq)
         except (JournalError, ValueError):
             split.skip(0, "event not readable")
             continue
