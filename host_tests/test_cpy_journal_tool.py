@@ -16,6 +16,7 @@ from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal
 from evmeter.ledger.ledger import Ledger
 from evmeter.ledger.segments import SegmentStore
+from evmeter.session.session import Session
 from evmeter_tools.cli import app
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.power_cut import _NoCrc
@@ -433,7 +434,7 @@ def _signing(tmp_path):
         _, _, sid = await ledger.begin(reading, "demo-0001", 0)
         await ledger.log("jump", sid, 0, {"from_mwh": 1, "to_mwh": 2}, 2)
         await ledger.event("open", sid, 0, {})
-        await ledger.complete(sid, (reading, end), 0, 0, False)
+        await ledger.complete(sid, (reading, end), Session(), False, None)
 
     asyncio.run(live())
     path = tmp_path / "signed.img"

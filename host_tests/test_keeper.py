@@ -14,8 +14,8 @@ def _plain_session(device):
 def test_a_plain_session_makes_two_records_and_its_events():
     device = Device(FakeBoard())
     _plain_session(device)
-    assert device.names() == ["boot", "begin", "open", "connected", "charging", "suspended_ev",
-                              "finished_estimated", "complete", "close"]
+    assert device.names() == ["boot", "begin", "open", "waiting_for_car", "charging",
+                              "paused_by_car", "finished_estimated", "complete", "close"]
     by_name = dict(device.messages())
     close = by_name["close"]
     assert close["energy_mwh"] == 120_000

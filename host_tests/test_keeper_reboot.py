@@ -65,7 +65,7 @@ def test_a_watchdog_reset_resumes_from_the_memory_that_it_keeps():
     device = Device(board, quality="U")
     device.run(1000, PILOT_A)
     device.run(50000, PILOT_C, 7200)
-    device.keeper.keep_in_ram()
+    device.keeper.follow()
     board.reset_cause = "watchdog"
     again = Device(board, 0, device.meter.register_mwh, "U")
     again.run(5000, PILOT_C, 7200)

@@ -10,33 +10,20 @@ _TARIFF = {"currency": "EUR", "zone": "UTC0", "windows": [
     {"name": "night", "from": "22:00", "to": "06:00", "centiminor_per_kwh": 2000}]}
 
 
-class _Device(Device):
-    """The app's part: each reading, once a second, goes to the keeper."""
-
-    def __init__(self, board, unix_ms, quality="S", register_mwh=1_000_000):
-        super().__init__(board, unix_ms, register_mwh, quality)
-
-    def go(self, seconds, pilot, power_w):
-        for _ in range(seconds):
-            self.run(1000, pilot, power_w)
-            if self.meter.answers:
-                self.keeper.reading(self.meter.latest)
-
-
-def _device(board, *rest):
+def _device(board, unix_ms, quality="S", register_mwh=1_000_000):
     keeper_device._CONFIG["tariff"] = _TARIFF
     try:
-        return _Device(board, *rest)
+        return Device(board, unix_ms, register_mwh, quality)
     finally:
         del keeper_device._CONFIG["tariff"]
 
 
 def test_a_session_over_a_change_of_the_tariff():
     device = _device(FakeBoard(), _MORNING_MS - 63_000)
-    device.go(2, PILOT_A, 0)
-    device.go(61, PILOT_C, 36000)
-    device.go(60, PILOT_C, 36000)
-    device.go(3, PILOT_A, 0)
+    device.run(2000, PILOT_A, 0)
+    device.run(61000, PILOT_C, 36000)
+    device.run(60000, PILOT_C, 36000)
+    device.run(3000, PILOT_A, 0)
     by_name = dict(device.messages())
     assert by_name["open"]["wname"] == "night"
     change = by_name["tariff"]
@@ -57,15 +44,15 @@ def test_a_cut_after_a_change_and_one_over_it():
                                           (60, 0, 40, "change not read in time")):
         board = FakeBoard()
         device = _device(board, _MORNING_MS - before_s * 1000 - 2000)
-        device.go(2, PILOT_A, 0)
-        device.go(before_s + after_s - (0 if after_s else 20), PILOT_C, 36000)
+        device.run(2000, PILOT_A, 0)
+        device.run((before_s + after_s - (0 if after_s else 20)) * 1000, PILOT_C, 36000)
         now_ms, register_mwh = device.clock.now()[0], device.meter.register_mwh
-        device.keeper.keep_in_ram()
+        device.keeper.follow()
         del device
         gc.collect()
         device = _device(board, now_ms + off_s * 1000, "S", register_mwh + 10_000 * off_s)
-        device.go(60, PILOT_C, 36000)
-        device.go(3, PILOT_A, 0)
+        device.run(60000, PILOT_C, 36000)
+        device.run(3000, PILOT_A, 0)
         by_name = dict(device.messages())
         assert "resume" in by_name
         close = by_name["close"]

@@ -38,7 +38,7 @@ def test_a_checkpoint_comes_back_as_it_was_and_is_small():
 
 def test_what_is_no_checkpoint_gives_none():
     body = _session().pack()
-    for bad in (None, b"", body[:-1], body + b"x", b"\x02" + body[1:]):
+    for bad in (None, b"", body[:-1], body + b"x", b"\x63" + body[1:]):
         assert unpack(bad) is None
 
 

@@ -241,7 +241,7 @@ class App:
             self._watch_meter()
             if self.pulses:
                 self._watch_pulses()
-            self.keeper.keep_in_ram()
+            self.keeper.follow()
             if self.journal.ready:
                 await self._write_interval()
                 if round_ % _CURSOR_EVERY == 0:
@@ -255,8 +255,6 @@ class App:
             self.alarms.raise_(codes.METER, codes.CRITICAL, "meter: %s" % poll.status)
         elif latest and not self.keeper.refused:
             self.alarms.clear(codes.METER)
-        if self.keeper.machine.phase == CHARGING and latest and latest.power_mw is not None:
-            self.keeper.power(latest.power_mw, latest.mono_ms)
         self.uplink.charging = self.keeper.machine.phase == CHARGING
         self.supervisor.check_in("house")
 

@@ -51,10 +51,15 @@ class Device:
         self.keeper = keeper(_CONFIG, self.clock, self.meter, ledger, self.journal,
                              self.alarms, board)
         self.keeper.pause = _no_time
+        self._beside = []
         self.pilot = PILOT_A
 
     def _identity(self):
         return {"MS": self.meter.serial}, 1000, "meter"
+
+    def also(self, coroutine):
+        """Let something else run beside the keeper."""
+        self._beside.append(asyncio.create_task(coroutine))
 
     async def _live(self, steps):
         task = asyncio.create_task(self.keeper.run())
@@ -66,6 +71,10 @@ class Device:
                 self.clock.advance(50)
                 self.meter.register_mwh += power_w * 50 // 3600
                 self.keeper.window(*self.pilot)
+                if self.clock.mono_ms() % 1000 == 0:
+                    if self.meter.answers:
+                        self.keeper.reading(self.meter.latest)
+                    self.keeper.follow()
                 for _ in range(6):
                     await asyncio.sleep_ms(0)
                 if task.done():

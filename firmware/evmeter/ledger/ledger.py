@@ -14,6 +14,7 @@ from evmeter.ledger import journal as frames
 from evmeter.ledger import ocmf
 
 _LOOK_BACK = const(4)
+_CHANGES = const(6)  # of the tariff in one record, beside long fields
 
 
 def account(kind, payload):
@@ -129,44 +130,78 @@ class Ledger:
                 "p_max_mw": peak_mw, "q": quality}, "", unix_ms, clock)
             await self._append(frames.IVL, payload, interval_mwh=start_mwh + energy_mwh)
 
-    async def begin(self, reading, device_id, out_mwh):
+    async def begin(self, reading, device_id, out_mwh, user=None):
         """Sign and append the begin record over one reading (TX=B); `out_mwh` is the energy since
-        the last accounted register that belongs to no session. Returns (sequence number,
-        pagination, session id). Raises JournalError, SignerError, OcmfError."""
+        the last accounted register that belongs to no session, `user` None or a dict of OCMF's
+        IS, IL, IF, IT, ID. Returns (sequence number, pagination, session id). Raises
+        JournalError, SignerError, OcmfError."""
         async with self._lock:
             page = self._journal.page + 1
             sid = "%s-%06d" % (device_id, page)
             seq = self._journal.next_seq
-            await self._record("begin", page, sid, (reading,), [],
-                               {"open_seq": seq, "mark_mwh": reading[3]}, {"out_mwh": out_mwh})
+            message = {"out_mwh": out_mwh}
+            if user:
+                message["user"] = user
+            await self._record("begin", sid, (reading,), user, [],
+                               {"open_seq": seq, "mark_mwh": reading[3]}, message)
             return seq, page, sid
 
-    async def complete(self, sid, readings, gap_mwh, jump_mwh, billable):
-        """Sign and append the complete record: begin reading, tariff changes, end reading.
-        `jump_mwh`: by so much the register went on from elsewhere in between. Returns its sequence
-        number. Raises JournalError, SignerError, OcmfError."""
+    async def complete(self, sid, readings, session, billable, split):
+        """Sign and append the complete record: begin reading, tariff changes, end reading; of
+        `session` (session.py) what else belongs into it. `split`: None, or 1 where the energy of
+        the tariffs can be billed, else 0. Changes that find no room in the record go before it, in
+        tariff records. Returns its sequence number. Raises JournalError, SignerError, OcmfError.
+        """
         vendor = [("ZB", 1 if billable else 0)]
-        if gap_mwh:
-            vendor.append(("ZG", gap_mwh))
+        if split is not None:
+            vendor.append(("ZW", split))
+        if session.gap_mwh:
+            vendor.append(("ZG", session.gap_mwh))
+        changes = readings[1:-1]
         async with self._lock:
-            return await self._record("complete", self._journal.page + 1, sid, readings, vendor,
+            if changes and (session.changes_written or not self._fits(
+                    sid, readings, session.user, vendor)):
+                while session.changes_written < len(changes):
+                    at = session.changes_written
+                    part = changes[at:at + _CHANGES]
+                    await self._record("tariff", sid, part, session.user, [], {},
+                                       {"n": len(part)})
+                    session.changes_written += len(part)
+                vendor.append(("ZT", len(changes)))
+                readings = (readings[0], readings[-1])
+            return await self._record("complete", sid, readings, session.user, vendor,
                                       {"open_seq": 0, "mark_mwh": readings[-1][3]},
-                                      {"gap_mwh": gap_mwh, "jump_mwh": jump_mwh})
+                                      {"gap_mwh": session.gap_mwh, "jump_mwh": session.jump_mwh})
 
-    async def _record(self, kind, page, sid, readings, vendor, head, message):
-        journal = self._journal
-        previous = binascii.hexlify(journal.record_hash).decode()
+    def _payload(self, kind, sid, readings, user, vendor):
         fields, step_mwh, serial_source = self._identity()
-        vendor = [("ZP", previous), ("ZS", sid), ("ZQ", serial_source)] + vendor
-        signed = ocmf.payload(kind, fields, page, step_mwh, readings, vendor)
+        if user:
+            fields.update(user)
+        previous = binascii.hexlify(self._journal.record_hash).decode()
+        return ocmf.payload(kind, fields, self._journal.page + 1, step_mwh, readings,
+                            [("ZP", previous), ("ZS", sid), ("ZQ", serial_source)] + vendor)
+
+    def _fits(self, sid, readings, user, vendor):
+        try:
+            self._payload("complete", sid, readings, user, vendor)
+        except ocmf.TooLong:
+            return False
+        return True
+
+    async def _record(self, kind, sid, readings, user, vendor, head, message):
+        journal = self._journal
+        signed = self._payload(kind, sid, readings, user, vendor)
         digest = hashlib.sha256(signed.encode()).digest()
         text = ocmf.envelope(signed, await self._signer.sign(digest))
         message["kind"] = kind
         message["ocmf"] = text
-        message["begin_ms"], _, _, message["begin_mwh"], _, _ = readings[0]
-        unix_ms, quality, _, message["reg_mwh"], _, _ = readings[-1]
+        unix_ms, quality, _, register_mwh, _, _ = readings[-1]
+        if kind != "tariff":
+            message["begin_ms"], _, _, message["begin_mwh"], _, _ = readings[0]
+            message["reg_mwh"] = register_mwh
         payload = self._message(message, sid, unix_ms, quality)
-        return await self._append(frames.REC, payload, page=page, record_hash=digest[:16], **head)
+        return await self._append(frames.REC, payload, page=journal.page + 1,
+                                  record_hash=digest[:16], **head)
 
     async def save(self, name, body):
         """Replace a checkpoint whole. Raises JournalError."""

@@ -38,6 +38,10 @@ class OcmfError(Exception):
     """A record that cannot be written: what is missing, too long or out of range."""
 
 
+class TooLong(OcmfError):
+    """A record that would exceed what a QR code or a verifier takes."""
+
+
 def _escape(code):
     if code > 0xFFFF:
         code -= 0x10000
@@ -179,7 +183,8 @@ def payload(kind, fields, page, step_mwh, readings, vendor=(), current="AC"):
     current   "AC" or "DC"
 
     Keys left out of `fields` are left out of the record. FV is the lowest version that defines
-    the fields used. Raises `OcmfError`, also when the record would exceed 1875 bytes.
+    the fields used. Raises `OcmfError`; `TooLong`, which is one, when the record would exceed
+    1875 bytes.
     """
     _check_readings(kind, readings)
     _check_fields(fields, page)
@@ -204,7 +209,7 @@ def payload(kind, fields, page, step_mwh, readings, vendor=(), current="AC"):
         parts.append('"%s":%s' % (key, _json(value)))
     text = "{%s}" % ",".join(parts)
     if len(text) + _ENVELOPE > _LIMIT:
-        raise OcmfError("a record of %d bytes; the limit is %d" % (len(text) + _ENVELOPE, _LIMIT))
+        raise TooLong("a record of %d bytes; the limit is %d" % (len(text) + _ENVELOPE, _LIMIT))
     return text
 
 

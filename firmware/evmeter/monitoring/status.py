@@ -47,14 +47,31 @@ class Monitor:
         keeper = self._keeper
         state = keeper.filter.state
         latest = self._poll.latest
-        return self._text({
+        fields = {
             "n": self._number, "st": keeper.machine.phase or "idle",
             "cp": "" if state is None else pilot.NAMES[state],
             "pwm": 1 if keeper.filter.pwm else 0, "sid": keeper.sid,
             "s_mwh": keeper.energy_mwh(), "i_max_ma": None, "al": self._alarms.codes(),
             "pend": self._journal.unconfirmed(), "meter": self._poll.status,
             "age_ms": self._clock.mono_ms() - latest.mono_ms if latest else -1,
-        })
+        }
+        if keeper.session and keeper.progress:
+            self._session(keeper, fields)
+        return self._text(fields)
+
+    def _session(self, keeper, fields):
+        """What the driver wants to know. The cost is for information; the backend bills."""
+        progress, split, now_ms = keeper.progress, keeper.split, self._clock.mono_ms()
+        fields["prog"] = progress.state
+        fields["el_s"] = progress.elapsed_s(now_ms)
+        fields["over_s"] = progress.overstay_s(now_ms)
+        missing_mwh = keeper.missing_mwh()
+        fields["eta_s"] = None if missing_mwh is None else progress.remaining_s(missing_mwh)
+        if split:
+            fields.update(split.label())
+            register_mwh = keeper.register_mwh()
+            if register_mwh is not None:
+                fields["cost_info"] = split.cost(register_mwh)
 
     def telemetry(self):
         """Live values with their age; None where the meter has not been read yet."""

@@ -10,6 +10,7 @@ from evmeter.ledger.ocmf import quantise
 from evmeter.monitoring import alarms as codes
 from evmeter.session import machine as rules
 from evmeter.session import pilot
+from evmeter.session.progress import Progress
 from evmeter.session.session import Session
 
 _RETRY_MS = const(10000)
@@ -18,7 +19,7 @@ _PROMPT_MS = const(2000)  # a reading later than this after the edge is said to 
 _BILLABLE_STEPS = const(100)
 _LEAST_FREE_PERCENT = const(10)
 _MOST_QUEUED = const(64)
-_MOST_CHANGES = const(6)  # T readings that fit into the complete record beside long fields
+_USER_MS = const(300000)
 
 
 class SessionKeeper:
@@ -45,14 +46,17 @@ class SessionKeeper:
             self.splits = split
         self.split = None
         self._queue = []
+        self._told = []  # what progress says, until it is durable
         self._meter_events = []
         self._saved_ms = 0
         self.ended_unix_ms = 0
         self.started_ms = 0
         self.machine = rules.SessionMachine(config["session"]["finished_after_s"] * 1000)
         self.filter = pilot.PilotFilter()
-        self.session = None
+        self.session = self.progress = None
         self.sid = ""
+        self._user = None  # identified before the session began, and until when that counts
+        self._user_until_ms = 0
         self.refused = ""
         self.booted = False
         self.on_change = None
@@ -74,17 +78,30 @@ class SessionKeeper:
             if len(self._queue) < _MOST_QUEUED:
                 self._queue.append(happened)
 
-    def power(self, power_mw, mono_ms):
-        """Take a power reading while charging; low power for long means that the car is done."""
-        if self.machine.power(power_mw, mono_ms):
-            self._queue.append((rules.FINISHED, mono_ms))
-
     def reading(self, reading):
-        """Take each believed reading: it may be the first one in another tariff window."""
+        """Take each believed reading: power tells progress, and when the car is done; it may be
+        the first register in another tariff window."""
+        mono_ms, power_mw = reading.mono_ms, reading.power_mw
         if self.split:
-            self.split.reading(
-                self.clock.unix_ms_at(reading.mono_ms), self.clock.quality,
-                quantise(reading.import_mwh, self._step_mwh), reading.mono_ms)
+            self.split.reading(self.clock.unix_ms_at(mono_ms), self.clock.quality,
+                               quantise(reading.import_mwh, self._step_mwh), mono_ms)
+        if self.progress and power_mw is not None:
+            self.progress.power(power_mw, mono_ms)
+            if self.machine.power(power_mw, mono_ms):
+                self._queue.append((rules.FINISHED, mono_ms))
+
+    def follow(self):
+        """Once a second: what the session is doing, for the driver and the events; and the session
+        into the memory that survives a watchdog reset."""
+        if not self.session or not self.progress:
+            return
+        machine = self.machine
+        if len(self._told) < _MOST_QUEUED:
+            self._told += self.progress.update(
+                machine.phase, machine.phase_ms, self.filter.pwm, machine.finished_ms,
+                self.missing_mwh(), self.clock.mono_ms())
+        self._update()
+        self.board.rtc_memory(self.session.pack())
 
     def meter_event(self, name, fields):
         """The meter's register goes on from elsewhere (MeterPoll.on_event). A session with that
@@ -122,7 +139,16 @@ class SessionKeeper:
             await self.ledger.log(name, self.sid, at_ms, fields, mark_mwh)
             self._meter_events.pop(0)
 
-    async def _tell_split(self):
+    def _untold(self):
+        return self._meter_events or self._told or (self.split and self.split.unwritten)
+
+    async def tell(self):
+        """Write what happened in the session, before what comes next."""
+        await self.tell_meter_events()
+        while self._told:
+            name, at_ms, reason = self._told[0]
+            await self.event(name, at_ms, {"why": reason})
+            self._told.pop(0)
         while self.split and self.split.unwritten:
             await self.event(self.splits.EVENT, self.clock.mono_ms(), self.split.unwritten[0])
             self.split.unwritten.pop(0)
@@ -144,20 +170,18 @@ class SessionKeeper:
             del sys.modules["evmeter.session.recovery"]
         while True:
             while self._queue:
-                await self.tell_meter_events()
+                await self.tell()
                 what, at_ms = self._queue[0]
                 await self._handle(what, at_ms)
                 self._queue.pop(0)
-            await self.tell_meter_events()
-            await self._tell_split()
+            await self.tell()
             await self._wait(_RETRY_MS)
             if not self._queue:
                 await self._idle()
 
     async def _wait(self, timeout_ms):
         deadline_ms = self.clock.mono_ms() + timeout_ms
-        while (not self._queue and not self._meter_events
-               and not (self.split and self.split.unwritten)
+        while (not self._queue and not self._untold()
                and self.clock.mono_ms() < deadline_ms):
             await self.pause(50)
             if self.session and self._checkpoint_due():
@@ -178,7 +202,8 @@ class SessionKeeper:
         elif self.session:
             if what == rules.CHARGING:
                 self.session.charged = True
-            await self.event(what, at_ms, {})
+            self.follow()
+            await self.tell()
             await self.checkpoint()
         self._changed()
 
@@ -196,6 +221,16 @@ class SessionKeeper:
         if not self.session or register_mwh is None:
             return 0
         return max(0, register_mwh - self.session.begin_mwh - self.session.jump_mwh)
+
+    def missing_mwh(self):
+        """Energy to the target that was ordered, None where there is none."""
+        session, register_mwh = self.session, self.register_mwh()
+        if register_mwh is not None:
+            if session.target_mwh is not None:
+                return session.target_mwh - self.energy_mwh()
+            if session.target_minor is not None and self.split:
+                return self.split.missing_mwh(session.target_minor, register_mwh)
+        return None
 
     def event(self, name, at_ms, fields):
         fields["e_mwh"] = self.energy_mwh()
@@ -243,9 +278,13 @@ class SessionKeeper:
                                     self.ended_unix_ms)
         session.begin_quality = self.clock.quality
         reading = (session.begin_unix_ms, session.begin_quality, "B", begin_mwh, "", letter)
+        user = self._user if self.clock.mono_ms() <= self._user_until_ms else None
         session.begin_seq, session.page, self.sid = await self.ledger.begin(
-            reading, self.device_id, self.out_mwh(begin_mwh))
+            reading, self.device_id, self.out_mwh(begin_mwh), user)
+        session.user = user
+        self._user = None
         self.session = session
+        self.progress = Progress(at_ms)
         if self.tariff:
             self.split = self.splits.Split(self.tariff, session.begin_unix_ms,
                                            session.begin_quality, begin_mwh)
@@ -254,6 +293,26 @@ class SessionKeeper:
         self._alarms.clear(codes.SESSION_REFUSED)
         if self._permit:
             self._permit(True)
+
+    # -- orders: from the backend's commands, or a reader beside the charger --
+
+    async def order(self, name, given):
+        """Take an order (session/orders.py) for the open session, or "user" for the next one that
+        begins within 5 minutes. Raises ValueError, one line; JournalError."""
+        from evmeter.session import orders
+
+        fields = orders.check(name, given)
+        if not self.session:
+            if name != "user":
+                raise ValueError("%s: no session is open" % name)
+            self._user = fields["user"]
+            self._user_until_ms = self.clock.mono_ms() + _USER_MS
+            return
+        await self.event(name, self.clock.mono_ms(), fields)
+        orders.apply(self.session, name, fields)
+        if name == "stop" and self._permit:
+            self._permit(False)
+        self._changed()
 
     def _refuse(self, code, text):
         if not self.refused:
@@ -285,12 +344,6 @@ class SessionKeeper:
         self.board.rtc_memory(body)
         await self.ledger.save("session", body)
 
-    def keep_in_ram(self):
-        """Note the session in memory that survives a watchdog reset; once a second is enough."""
-        if self.session:
-            self._update()
-            self.board.rtc_memory(self.session.pack())
-
     # -- end --
 
     async def final_reading(self):
@@ -309,19 +362,22 @@ class SessionKeeper:
         end_unix_ms = self.clock.unix_ms_at(read_ms if late else at_ms)
         self.session.duration_s += max(0, at_ms - self.started_ms) // 1000
         self.started_ms = at_ms
+        self.follow()
+        if tx == "E" and self.session.stop:
+            tx = self.session.stop
         await self.complete(end_unix_ms, end_mwh, letter, tx, at_ms)
 
     async def complete(self, end_unix_ms, end_mwh, letter, tx, at_ms):
         session = self.session
         # Neither a late begin reading nor a clock that was set may turn time back in a record.
         end_unix_ms = max(end_unix_ms, session.begin_unix_ms)
+        await self.tell()
         changes = ()
         fields = {}
         if self.split:
-            await self._tell_split()
             fields = self.split.finish(self.clock.unix_ms_at(at_ms), self.clock.quality, end_mwh,
                                        at_ms)
-            changes = tuple(self.split.readings[:_MOST_CHANGES])
+            changes = tuple(self.split.readings)
             if changes:
                 end_unix_ms = max(end_unix_ms, changes[-1][0])
         energy_mwh = end_mwh - session.begin_mwh - session.jump_mwh
@@ -335,15 +391,14 @@ class SessionKeeper:
             (end_unix_ms, self.clock.quality, tx, end_mwh, "", letter),
         )
         if self.journal.open_seq:  # not yet written by an attempt that died afterwards
-            await self.ledger.complete(self.sid, readings, session.gap_mwh, session.jump_mwh,
-                                        billable)
+            await self.ledger.complete(self.sid, readings, session, billable, fields.get("split"))
         self.ended_unix_ms = end_unix_ms
         fields.update({
             "begin_mwh": session.begin_mwh, "end_mwh": end_mwh, "gap_mwh": session.gap_mwh,
             "energy_mwh": energy_mwh, "tx": tx, "dur_s": session.duration_s,
-            "bill": 1 if billable else 0})
+            "dur_pm_s": session.duration_pm_s, "bill": 1 if billable else 0})
         await self.ledger.event(rules.CLOSE, self.sid, at_ms, fields)
-        self.session = self.split = None
+        self.session = self.split = self.progress = None
         self.sid = ""
         self.board.rtc_memory(b"")
         await self.ledger.save("session", b"")

@@ -5,10 +5,14 @@ reset was no power loss, or the clock proves an off-time of at most 180 s. Else 
 TX=P from a fresh register reading.
 """
 
+import asyncio
+
 from micropython import const
 
-from evmeter.ledger.ledger import newest_unix_ms
+from evmeter.ledger.journal import JournalError
+from evmeter.ledger.ledger import newest_unix_ms, read_message
 from evmeter.session import pilot
+from evmeter.session.progress import Progress
 from evmeter.session.session import Session, unpack
 
 _METER_KEY = "meter"
@@ -137,13 +141,46 @@ def _begun(keeper, open_seq):
     return session
 
 
+async def _replay(keeper, session):
+    """Take from the journal what happened in the session and is not in its checkpoint."""
+    split = None
+    if keeper.tariff:
+        split = keeper.splits.Split(keeper.tariff, session.begin_unix_ms, session.begin_quality,
+                                    session.begin_mwh)
+    for seq in range(session.begin_seq, keeper.journal.next_seq):
+        try:
+            message = read_message(keeper.journal, seq)
+        except (JournalError, ValueError):
+            if split:
+                split.skip(0, "event not readable")
+            continue
+        if message.get("sid") == keeper.sid:
+            if message.get("kind") == "tariff":
+                session.changes_written += message["n"]
+            if "user" in message or message.get("ev") in ("target", "stop"):
+                from evmeter.session import orders
+
+                orders.apply(session, message.get("ev"), message)
+            elif split and "ev" in message:
+                split.replay(message)
+        await asyncio.sleep_ms(0)  # reading takes time, and the pilot must not wait
+    if split:
+        split.known(session.last_unix_ms, session.last_quality, session.last_mwh)
+    keeper.split = split
+
+
 async def _go_on_or_close(keeper, session, register_mwh, now_ms):
     off_ms = off_time_ms(session, *keeper.clock.now())
     why = refusal(session, keeper.filter.state, register_mwh,
                   session.meter == keeper.meter_code(), keeper.board.reset_cause, off_ms)
-    if keeper.tariff:
-        keeper.split = await keeper.splits.restore(keeper.tariff, session, keeper.sid,
-                                                   keeper.journal)
+    await _replay(keeper, session)
+    if off_ms is None:
+        session.duration_pm_s = -1
+    else:
+        session.duration_s += off_ms // 1000
+        if session.duration_pm_s >= 0:
+            session.duration_pm_s += _CLOCK_SLACK_MS // 1000
+    keeper.progress = Progress(now_ms, session.duration_s)
     gap_mwh = max(0, register_mwh - session.last_mwh)
     session.gap_mwh += gap_mwh
     if keeper.split:

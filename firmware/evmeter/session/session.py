@@ -4,8 +4,8 @@ import struct
 
 from micropython import const
 
-_VERSION = const(1)
-_FORMAT = "<BBIIqqBqqBqIIq"
+_VERSION = const(2)
+_FORMAT = "<BBIIqqBqqBqIhIq"
 
 
 class Session:
@@ -21,24 +21,30 @@ class Session:
         self.last_unix_ms = 0
         self.last_quality = "U"
         self.gap_mwh = 0
-        self.duration_s = 0  # up to the checkpoint, by the monotonic clock
+        self.duration_s = 0  # up to the checkpoint: monotonic time, and off-time that is proven
+        self.duration_pm_s = 0  # so far may that be off; -1: it is the least that it can be
         self.jump_mwh = 0  # by so much the register went on from elsewhere inside the session
         self.meter = 0  # CRC-32 of the meter's serial number
         self.charged = False
         self.spoiled = ""  # why the session cannot be billed, if so
+        # Ordered from outside (orders.py), and T readings in tariff records: in the journal, not
+        # in the checkpoint
+        self.user = self.target_mwh = self.target_minor = None
+        self.stop = ""  # L or R: who stopped it
+        self.changes_written = 0
 
     def exchanged(self):
         """Whether it was spoiled by another meter in the place of the first."""
         return "exchanged" in self.spoiled
 
     def pack(self):
-        """The checkpoint: 69 bytes."""
+        """The checkpoint: 71 bytes."""
         return struct.pack(
             _FORMAT, _VERSION, (1 if self.charged else 0) | (2 if self.spoiled else 0)
             | (4 if self.exchanged() else 0),
             self.begin_seq, self.page, self.begin_mwh, self.begin_unix_ms,
             ord(self.begin_quality), self.last_mwh, self.last_unix_ms, ord(self.last_quality),
-            self.gap_mwh, self.duration_s, self.meter, self.jump_mwh)
+            self.gap_mwh, self.duration_s, self.duration_pm_s, self.meter, self.jump_mwh)
 
 
 def unpack(body):
@@ -48,7 +54,8 @@ def unpack(body):
     session = Session()
     (_, flags, session.begin_seq, session.page, session.begin_mwh, session.begin_unix_ms, begin,
      session.last_mwh, session.last_unix_ms, last, session.gap_mwh,
-     session.duration_s, session.meter, session.jump_mwh) = struct.unpack(_FORMAT, body)
+     session.duration_s, session.duration_pm_s, session.meter,
+     session.jump_mwh) = struct.unpack(_FORMAT, body)
     session.begin_quality = chr(begin)
     session.last_quality = chr(last)
     session.charged = bool(flags & 1)

@@ -7,12 +7,7 @@ within 10 s or without energy since the reading before it. The session's energy 
 on any of this.
 """
 
-import asyncio
-
 from micropython import const
-
-from evmeter.ledger.journal import JournalError
-from evmeter.ledger.ledger import read_message
 
 EVENT = "tariff"
 _LATE_MS = const(10000)
@@ -195,20 +190,3 @@ class Split:
             if found[index]:
                 fields["by"][self._tariff.name(index)] = found[index]
         return fields
-
-
-async def restore(tariff, session, sid, journal):
-    """The split of a session that was open before a reboot, from the journal's frames since its
-    begin; `session` is its checkpoint (session.py)."""
-    split = Split(tariff, session.begin_unix_ms, session.begin_quality, session.begin_mwh)
-    for seq in range(session.begin_seq + 1, journal.next_seq):
-        try:
-            message = read_message(journal, seq)
-        except (JournalError, ValueError):
-            split.skip(0, "event not readable")
-            continue
-        if message.get("sid") == sid and "ev" in message:
-            split.replay(message)
-        await asyncio.sleep_ms(0)  # reading takes time, and the pilot must not wait
-    split.known(session.last_unix_ms, session.last_quality, session.last_mwh)
-    return split

@@ -108,11 +108,11 @@ class _Device:
                 await ledger.interval((_START_MS // 1000, 900, self._mwh, 1_830_000, 7_400_000,
                                        "ok"))
                 await self._acknowledged()
-        await self._event("suspended_ev", sid)
+        await self._event("paused_by_car", sid)
         await self._acknowledged()
         await self._event("finished_estimated", sid)
         end = (_START_MS + 3_600_000, "I", "E", ocmf.quantise(self._mwh, 1000), "", "G")
-        await ledger.complete(sid, (begin, end), 0, 0, True)
+        await ledger.complete(sid, (begin, end), Session(), True, None)
         await self._event("close", sid, begin_mwh=begin_mwh, end_mwh=self._mwh, gap_mwh=0,
                           energy_mwh=self._mwh - begin_mwh, tx="E", dur_s=3600, bill=1)
         await self._acknowledged()
