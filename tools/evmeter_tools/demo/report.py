@@ -5,6 +5,7 @@ from rich.table import Table
 
 from evmeter_tools.backend.sessions import balance, device_report, export_lines
 from evmeter_tools.backend.store import Store
+from evmeter_tools.receipt.command import write
 from evmeter_tools.bench.view import energy_text
 
 
@@ -52,8 +53,10 @@ def show(console, bench, final_mwh):
     store = Store(bench.database)
     report = device_report(store, bench.device_id)
     sums = balance(store, bench.device_id)
-    receipts = bench.folder / "records.jsonl"
-    receipts.write_text("".join(line + "\n" for line in export_lines(store, bench.device_id)))
+    records = bench.folder / "records.jsonl"
+    receipts = bench.folder / "receipts"
+    records.write_text("".join(line + "\n" for line in export_lines(store, bench.device_id)))
+    write(report.sessions, receipts)
     quarantined = len(store.quarantined())
     store.close()
     pages = [record.page for record in report.records]
@@ -80,9 +83,10 @@ def show(console, bench, final_mwh):
                      energy_text(meter_mwh)))
     for text, good in checks:
         console.print("[%s] %s" % ("ok" if good else "FAILED", text), markup=False)
-    console.print("receipts %s\ndatabase %s\nlog      %s\ncheck    build/bin/evmeter verify %s"
-                  % (_short(receipts), _short(bench.database),
-                     _short(bench.folder / "device.log"), _short(receipts)), markup=False)
+    console.print("receipts %s\nrecords  %s\ndatabase %s\nlog      %s\n"
+                  "check    build/bin/evmeter verify %s"
+                  % (_short(receipts), _short(records), _short(bench.database),
+                     _short(bench.folder / "device.log"), _short(records)), markup=False)
     return 0 if all(good for _, good in checks) else 1
 
 
