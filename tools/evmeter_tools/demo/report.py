@@ -5,8 +5,8 @@ from rich.table import Table
 
 from evmeter_tools.backend.sessions import balance, device_report, export_lines
 from evmeter_tools.backend.store import Store
-from evmeter_tools.receipt.command import write
 from evmeter_tools.bench.view import energy_text
+from evmeter_tools.receipt.command import write
 
 
 def _reading(reading):
