@@ -1,11 +1,10 @@
 """An energy meter on Modbus, described by a profile (drivers/meter_profile.py)."""
 
-import sys
-
 from micropython import const
 
 from drivers.modbus_rtu import ModbusError
 from evmeter.metering.registers import WORDS, decode
+from evmeter.system.forget import forget
 
 _REQUEST_CHARS = const(13)  # what one more request costs: 8 of the request, 5 around the data
 _TYPICAL_LATENCY_US = const(40000)  # Carlo Gavazzi's text; Eastron's meters were seen at 42 ms
@@ -72,8 +71,7 @@ class ModbusMeter:
         from drivers import meter_profile
 
         profile = meter_profile.take(profile, total_is_import)
-        del sys.modules["drivers"].meter_profile
-        del sys.modules["drivers.meter_profile"]
+        forget("drivers", "meter_profile")
         self.bus = bus
         self._unit = unit
         self._function = profile["function"]

@@ -16,7 +16,7 @@ def test_a_plain_session_makes_two_records_and_its_events():
     _plain_session(device)
     assert device.names() == ["boot", "begin", "open", "waiting_for_car", "charging",
                               "paused_by_car", "finished_estimated", "complete", "close"]
-    by_name = dict(device.messages())
+    by_name = dict(device.each())
     close = by_name["close"]
     assert close["energy_mwh"] == 120_000
     assert close["gap_mwh"] == 0
@@ -35,7 +35,7 @@ def test_below_100_register_steps_a_session_is_not_billable():
     device.run(1000, PILOT_A)
     device.run(49000, PILOT_C, 7200)
     device.run(1000, PILOT_A)
-    close = dict(device.messages())["close"]
+    close = dict(device.each())["close"]
     assert 90_000 < close["energy_mwh"] < 100_000
     assert close["bill"] == 0
 
@@ -79,7 +79,7 @@ def test_a_meter_that_comes_back_lets_the_session_open_late():
     device.meter.answers = True
     device.run(30000, PILOT_C, 7200)
     device.run(1000, PILOT_A)
-    assert dict(device.messages())["begin"]["out_mwh"] > 0
+    assert dict(device.each())["begin"]["out_mwh"] > 0
     assert device.balance() == (device.meter.register_mwh - 1_000_000) // 1000 * 1000
 
 
@@ -93,7 +93,7 @@ def test_the_end_reading_is_waited_for_and_never_invented():
     assert device.keeper.session is not None
     device.meter.answers = True
     device.run(2000, PILOT_A)
-    assert dict(device.messages())["close"]["end_mwh"] == 1_000_000 + 120_000
+    assert dict(device.each())["close"]["end_mwh"] == 1_000_000 + 120_000
 
 
 def _rebase(device, new_mwh, diff_mwh=None, cause="register stepped back"):

@@ -9,7 +9,7 @@ def test_another_meter_after_the_reboot_closes_the_session():
     device.run(20000, PILOT_C, 7200)
     again = Device(board, START_UNIX_MS + 25000, device.meter.register_mwh, serial="999")
     again.run(2000, PILOT_C)
-    by_name = dict(again.messages())
+    by_name = dict(again.each())
     assert by_name["power_fail"]["why"] == "meter exchanged"
     assert by_name["close"]["bill"] == 0
     assert '"ST":"X"' in by_name["complete"]["ocmf"]
@@ -27,10 +27,10 @@ def test_another_meter_between_sessions_is_declared_and_no_energy():
         again.run(1000, PILOT_A)
         again.run(60000, PILOT_C, 7200)
         again.run(1000, PILOT_A)
-        rebase = dict(again.messages())["meter_rebase"]
+        rebase = dict(again.each())["meter_rebase"]
         assert (rebase["old_mwh"], rebase["jump_mwh"]) == (old_mwh, new_mwh - old_mwh)
         assert again.balance() + rebase["jump_mwh"] == again.meter.register_mwh - 1_000_000
-        assert [m["bill"] for name, m in again.messages() if name == "close"] == [1, 1]
+        assert [m["bill"] for name, m in again.each() if name == "close"] == [1, 1]
         third = Device(board, START_UNIX_MS + 190000, again.meter.register_mwh, serial="999")
         third.run(1000, PILOT_A)
         assert third.names().count("meter_rebase") == 1

@@ -13,7 +13,7 @@ def test_a_power_cut_in_mid_charge_is_resumed_with_the_gap_declared():
     again = Device(board, START_UNIX_MS + 91000 + 20000, register_mwh + 40_000)
     again.run(30000, PILOT_C, 7200)
     again.run(1000, PILOT_A)
-    by_name = dict(again.messages())
+    by_name = dict(again.each())
     resume = by_name["resume"]
     assert resume["gap_mwh"] > 40_000
     close = by_name["close"]
@@ -44,10 +44,10 @@ def test_without_proof_the_session_is_closed_by_power_failure():
         again.run(3000, pilot)
         again.run(2000, PILOT_A)
         names = again.names()
-        complete = dict(again.messages())["complete"]["ocmf"]
+        complete = dict(again.each())["complete"]["ocmf"]
         assert '"TX":"B"' in complete
         if tx == "P":
-            first = next(m["ocmf"] for name, m in again.messages() if name == "complete")
+            first = next(m["ocmf"] for name, m in again.each() if name == "complete")
             assert '"TX":"P"' in first, (off_s, quality, cause)
             assert names.count("resume") == 0
         else:
@@ -55,7 +55,7 @@ def test_without_proof_the_session_is_closed_by_power_failure():
             assert names.count("resume") == 1
         assert names.count("begin") == names.count("complete") == names.count("close")
         assert again.balance() == again.meter.register_mwh - 1_000_000
-        pages = [m["ocmf"].split('"PG":"T')[1].split('"')[0] for name, m in again.messages()
+        pages = [m["ocmf"].split('"PG":"T')[1].split('"')[0] for name, m in again.each()
                  if name in ("begin", "complete")]
         assert pages == [str(page) for page in range(1, len(pages) + 1)]
 
@@ -70,7 +70,7 @@ def test_a_watchdog_reset_resumes_from_the_memory_that_it_keeps():
     again = Device(board, 0, device.meter.register_mwh, "U")
     again.run(5000, PILOT_C, 7200)
     again.run(1000, PILOT_A)
-    assert dict(again.messages())["resume"]["gap_mwh"] == 0
+    assert dict(again.each())["resume"]["gap_mwh"] == 0
 
 
 def test_a_checkpoint_lost_is_rebuilt_from_the_begin_record():
@@ -83,7 +83,7 @@ def test_a_checkpoint_lost_is_rebuilt_from_the_begin_record():
     again = Device(board, START_UNIX_MS + 75000, device.meter.register_mwh)
     again.run(2000, PILOT_C)
     again.run(1000, PILOT_A)
-    close = dict(again.messages())["close"]
-    assert close["begin_mwh"] == dict(again.messages())["begin"]["begin_mwh"]
+    close = dict(again.each())["close"]
+    assert close["begin_mwh"] == dict(again.each())["begin"]["begin_mwh"]
     assert close["gap_mwh"] == close["energy_mwh"]  # nothing of it is proven to be charged on
     assert machine.CLOSE in again.names()

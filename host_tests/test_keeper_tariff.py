@@ -1,21 +1,28 @@
 import gc
 
-from fakes import keeper_device
-from fakes.keeper_device import PILOT_A, PILOT_C, Device
-from fakes.world import FakeBoard
+from evmeter.session import split, tariff  # noqa: F401  early, for the heap is small
+from evmeter.system.forget import forget
 
 _MORNING_MS = 1_790_056_800_000  # 2026-09-22 06:00 UTC
-_TARIFF = {"currency": "EUR", "zone": "UTC0", "windows": [
+_READY = tariff.Tariff({"currency": "EUR", "zone": "UTC0", "windows": [
     {"name": "day", "from": "06:00", "to": "22:00", "centiminor_per_kwh": 4000},
-    {"name": "night", "from": "22:00", "to": "06:00", "centiminor_per_kwh": 2000}]}
+    {"name": "night", "from": "22:00", "to": "06:00", "centiminor_per_kwh": 2000}]})
+forget("evmeter.session", "windows")
+
+from fakes import keeper_device  # noqa: E402  after what needs the largest pieces of the heap
+from fakes.keeper_device import PILOT_A, PILOT_C, Device  # noqa: E402
+from fakes.world import FakeBoard  # noqa: E402
 
 
 def _device(board, unix_ms, quality="S", register_mwh=1_000_000):
-    keeper_device._CONFIG["tariff"] = _TARIFF
+    made = tariff.Tariff
+    keeper_device._CONFIG["tariff"] = True
+    tariff.Tariff = lambda config: _READY
     try:
         return Device(board, unix_ms, register_mwh, quality)
     finally:
         del keeper_device._CONFIG["tariff"]
+        tariff.Tariff = made
 
 
 def test_a_session_over_a_change_of_the_tariff():
@@ -24,7 +31,7 @@ def test_a_session_over_a_change_of_the_tariff():
     device.run(61000, PILOT_C, 36000)
     device.run(60000, PILOT_C, 36000)
     device.run(3000, PILOT_A, 0)
-    by_name = dict(device.messages())
+    by_name = dict(device.each())
     assert by_name["open"]["wname"] == "night"
     change = by_name["tariff"]
     assert (change["wname"], change["t_ms"], change["t_q"]) == ("day", _MORNING_MS, "S")
@@ -53,7 +60,7 @@ def test_a_cut_after_a_change_and_one_over_it():
         device = _device(board, now_ms + off_s * 1000, "S", register_mwh + 10_000 * off_s)
         device.run(60000, PILOT_C, 36000)
         device.run(3000, PILOT_A, 0)
-        by_name = dict(device.messages())
+        by_name = dict(device.each())
         assert "resume" in by_name
         close = by_name["close"]
         assert close["why"] == why

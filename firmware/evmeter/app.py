@@ -21,6 +21,7 @@ from evmeter.session.keeper import SessionKeeper
 from evmeter.session.machine import CHARGING
 from evmeter.system import config, keys
 from evmeter.system.clock import Clock
+from evmeter.system.forget import forget
 from evmeter.system.log import log
 from evmeter.system.supervisor import Supervisor
 from evmeter.uplink.publisher import Uplink
@@ -68,6 +69,8 @@ class App:
         self.pilot = ControlPilot(board.pilot_adc, settings["pilot"]["front_end"], board.pace_us)
         self.keeper = SessionKeeper(settings, self.clock, self.poll, self.ledger, self.journal,
                                     self.alarms, board)
+        if settings["tariff"]:
+            forget("evmeter.session", "windows")
         self._set_base()
         self.monitor = Monitor(settings, self.clock, board, self.poll, self.keeper, self.journal,
                                self.signer, self.alarms, self.boots)

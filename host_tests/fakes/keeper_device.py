@@ -5,7 +5,6 @@ import gc
 import json
 import sys
 
-from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal
 from evmeter.ledger.ledger import Ledger, account, newest_unix_ms
 from evmeter.monitoring.alarms import Alarms
@@ -20,7 +19,6 @@ PILOT_C = (6000, -12000, True)
 START_UNIX_MS = 1_790_000_000_000
 _CONFIG = {"id": "demo-0001", "meter": {"p_max_w": 11000},
            "session": {"finished_after_s": 5, "checkpoint_s": 60}}
-_BUFFER = bytearray(frames.MAX_PAYLOAD)
 
 
 def _no_time(_ms):
@@ -100,22 +98,24 @@ class Device:
         if error:
             raise error
 
-    def messages(self):
-        found = []
+    def each(self):
+        """(event's name or record's kind, message) of each frame, one at a time: the heap is
+        small."""
         for seq in range(1, self.journal.next_seq):
-            kind, length = self.journal.read(seq, _BUFFER)
-            message = json.loads(bytes(_BUFFER[:length]))
+            message = json.loads(bytes(self.journal.view(seq)[1]))
             assert message["seq"] == seq
-            found.append((message.get("ev") or message["kind"], message))
-        return found
+            yield message.get("ev") or message["kind"], message
+
+    def messages(self):
+        return list(self.each())
 
     def names(self):
-        return [name for name, _ in self.messages()]
+        return [name for name, _ in self.each()]
 
     def balance(self):
         """Energy of sessions and outside of them, as the messages declare it."""
         total = 0
-        for name, message in self.messages():
+        for name, message in self.each():
             total += message.get("out_mwh", 0)
             if name == "complete":
                 total += message["reg_mwh"] - message["begin_mwh"] - message["jump_mwh"]

@@ -1,17 +1,16 @@
-"""Turns what the session rules say into readings, records, events and checkpoints."""
+"""When sessions begin and end: what the rules say, turned into readings and records."""
 
 import asyncio
-import binascii
-import sys
 
 from micropython import const
 
 from evmeter.ledger.ocmf import quantise
 from evmeter.monitoring import alarms as codes
 from evmeter.session import machine as rules
-from evmeter.session import pilot
+from evmeter.session.open_session import OpenSession
 from evmeter.session.progress import Progress
 from evmeter.session.session import Session
+from evmeter.system.forget import forget
 
 _RETRY_MS = const(10000)
 _END_RETRY_MS = const(1000)
@@ -19,47 +18,19 @@ _PROMPT_MS = const(2000)  # a reading later than this after the edge is said to 
 _BILLABLE_STEPS = const(100)
 _LEAST_FREE_PERCENT = const(10)
 _MOST_QUEUED = const(64)
-_USER_MS = const(300000)
 
 
-class SessionKeeper:
-    """Owns the open session. `meter` is a MeterPoll; the board's `permit(bool)` is the optional
+class SessionKeeper(OpenSession):
+    """Begins and ends sessions. `meter` is a MeterPoll; the board's `permit(bool)` is the optional
     output to the charge controller."""
 
     def __init__(self, config, clock, meter, ledger, journal, alarms, board):
-        self.device_id = config["id"]
-        self._p_max_w = config["meter"]["p_max_w"]
-        self._checkpoint_ms = config["session"]["checkpoint_s"] * 1000
-        self.clock = clock
-        self.meter = meter
-        self.ledger = ledger
-        self.journal = journal
+        super().__init__(config, clock, meter, ledger, journal, board)
         self._alarms = alarms
-        self.board = board
-        self._permit = board.permit
-        self._step_mwh = meter.step_mwh
-        self.tariff = None
-        if config.get("tariff"):
-            from evmeter.session import split, tariff
-
-            self.tariff = tariff.Tariff(config["tariff"])
-            self.splits = split
-        self.split = None
         self._queue = []
-        self._told = []  # what progress says, until it is durable
-        self._meter_events = []
-        self._saved_ms = 0
         self.ended_unix_ms = 0
-        self.started_ms = 0
-        self.machine = rules.SessionMachine(config["session"]["finished_after_s"] * 1000)
-        self.filter = pilot.PilotFilter()
-        self.session = self.progress = None
-        self.sid = ""
-        self._user = None  # identified before the session began, and until when that counts
-        self._user_until_ms = 0
         self.refused = ""
         self.booted = False
-        self.on_change = None
         self.pause = asyncio.sleep_ms  # a test lets its own time pass
 
     # -- the pilot side: called every window, never waits --
@@ -70,7 +41,7 @@ class SessionKeeper:
         if self.filter.window(high_mv, low_mv, pwm, now_ms):
             if self.filter.diode_fault:
                 self._alarms.raise_(codes.DIODE, codes.WARNING, "pilot without diode")
-            self._changed()
+            self.changed()
         if not self.booted:
             return  # the rules wait until it is settled what was open before
         state = self.filter
@@ -78,84 +49,9 @@ class SessionKeeper:
             if len(self._queue) < _MOST_QUEUED:
                 self._queue.append(happened)
 
-    def reading(self, reading):
-        """Take each believed reading: power tells progress, and when the car is done; it may be
-        the first register in another tariff window."""
-        mono_ms, power_mw = reading.mono_ms, reading.power_mw
-        if self.split:
-            self.split.reading(self.clock.unix_ms_at(mono_ms), self.clock.quality,
-                               quantise(reading.import_mwh, self._step_mwh), mono_ms)
-        if self.progress and power_mw is not None:
-            self.progress.power(power_mw, mono_ms)
-            if self.machine.power(power_mw, mono_ms):
-                self._queue.append((rules.FINISHED, mono_ms))
-
-    def follow(self):
-        """Once a second: what the session is doing, for the driver and the events; and the session
-        into the memory that survives a watchdog reset."""
-        if not self.session or not self.progress:
-            return
-        machine = self.machine
-        if len(self._told) < _MOST_QUEUED:
-            self._told += self.progress.update(
-                machine.phase, machine.phase_ms, self.filter.pwm, machine.finished_ms,
-                self.missing_mwh(), self.clock.mono_ms())
-        self._update()
-        self.board.rtc_memory(self.session.pack())
-
-    def meter_event(self, name, fields):
-        """The meter's register goes on from elsewhere (MeterPoll.on_event). A session with that
-        inside it cannot be billed: its registers do not tell its energy. Returns the jump in mWh,
-        which is no energy; a rollover's own energy is not part of it."""
-        old_mwh = quantise(fields["old_mwh"], self._step_mwh)
-        jump_mwh = quantise(fields["new_mwh"], self._step_mwh) - old_mwh
-        if fields["diff_mwh"] is not None:
-            jump_mwh -= quantise(fields["diff_mwh"], self._step_mwh)
-        fields["jump_mwh"] = jump_mwh
-        if self.session:
-            self._spoil(fields["cause"], jump_mwh)
-        self._meter_events.append((name, self.clock.mono_ms(), fields))
-        return jump_mwh
-
-    def _spoil(self, cause, jump_mwh):
-        session = self.session
-        session.spoiled = cause
-        session.jump_mwh += jump_mwh
-        session.last_mwh += jump_mwh
-        if self.split:
-            self.split.skip(jump_mwh, cause)
-
-    async def tell_meter_events(self):
-        """Write what happened to the meter before anything that builds on its register. The mark
-        goes along with the jump: inside a session it stays at begin plus jumps."""
-        while self._meter_events:
-            name, at_ms, fields = self._meter_events[0]
-            mark_mwh = self.journal.mark_mwh
-            if mark_mwh is None:  # nothing is accounted for yet: there is nothing to jump from
-                fields["jump_mwh"] = 0
-            else:
-                mark_mwh += fields["jump_mwh"]
-            fields["e_mwh"] = self.energy_mwh()
-            await self.ledger.log(name, self.sid, at_ms, fields, mark_mwh)
-            self._meter_events.pop(0)
-
-    def _untold(self):
-        return self._meter_events or self._told or (self.split and self.split.unwritten)
-
-    async def tell(self):
-        """Write what happened in the session, before what comes next."""
-        await self.tell_meter_events()
-        while self._told:
-            name, at_ms, reason = self._told[0]
-            await self.event(name, at_ms, {"why": reason})
-            self._told.pop(0)
-        while self.split and self.split.unwritten:
-            await self.event(self.splits.EVENT, self.clock.mono_ms(), self.split.unwritten[0])
-            self.split.unwritten.pop(0)
-
-    def _changed(self):
-        if self.on_change:
-            self.on_change()
+    def finished(self, mono_ms):
+        """The power says that the car is done."""
+        self._queue.append((rules.FINISHED, mono_ms))
 
     # -- the slow side --
 
@@ -166,8 +62,7 @@ class SessionKeeper:
 
             await recovery.settle(self)
             self.booted = True
-            del recovery, sys.modules["evmeter.session"].recovery  # its memory is given back
-            del sys.modules["evmeter.session.recovery"]
+            forget("evmeter.session", "recovery")
         while True:
             while self._queue:
                 await self.tell()
@@ -181,10 +76,10 @@ class SessionKeeper:
 
     async def _wait(self, timeout_ms):
         deadline_ms = self.clock.mono_ms() + timeout_ms
-        while (not self._queue and not self._untold()
+        while (not self._queue and not self.untold()
                and self.clock.mono_ms() < deadline_ms):
             await self.pause(50)
-            if self.session and self._checkpoint_due():
+            if self.session and self.checkpoint_due():
                 await self.checkpoint()
 
     async def _idle(self):
@@ -205,41 +100,7 @@ class SessionKeeper:
             self.follow()
             await self.tell()
             await self.checkpoint()
-        self._changed()
-
-    def register_mwh(self):
-        """The newest believed import register, rounded to the meter's step, or None."""
-        latest = self.meter.latest
-        return quantise(latest.import_mwh, self._step_mwh) if latest else None
-
-    def meter_code(self):
-        return binascii.crc32(self.meter.serial.encode()) & 0xFFFFFFFF
-
-    def energy_mwh(self):
-        """Energy of the open session so far."""
-        register_mwh = self.register_mwh()
-        if not self.session or register_mwh is None:
-            return 0
-        return max(0, register_mwh - self.session.begin_mwh - self.session.jump_mwh)
-
-    def missing_mwh(self):
-        """Energy to the target that was ordered, None where there is none."""
-        session, register_mwh = self.session, self.register_mwh()
-        if register_mwh is not None:
-            if session.target_mwh is not None:
-                return session.target_mwh - self.energy_mwh()
-            if session.target_minor is not None and self.split:
-                return self.split.missing_mwh(session.target_minor, register_mwh)
-        return None
-
-    def event(self, name, at_ms, fields):
-        fields["e_mwh"] = self.energy_mwh()
-        return self.ledger.event(name, self.sid, at_ms, fields)
-
-    def out_mwh(self, register_mwh):
-        """Energy since the last accounted register that belongs to no session."""
-        mark_mwh = self.journal.mark_mwh
-        return 0 if mark_mwh is None else register_mwh - mark_mwh
+        self.changed()
 
     # -- start --
 
@@ -269,7 +130,7 @@ class SessionKeeper:
     async def _begin(self, at_ms, mwh, letter, read_ms):
         await self.tell_meter_events()
         late = read_ms - at_ms > _PROMPT_MS
-        begin_mwh = quantise(mwh, self._step_mwh)
+        begin_mwh = quantise(mwh, self.step_mwh)
         session = Session()
         session.meter = self.meter_code()
         session.begin_mwh = session.last_mwh = begin_mwh
@@ -291,58 +152,16 @@ class SessionKeeper:
         self.started_ms = at_ms
         self.refused = ""
         self._alarms.clear(codes.SESSION_REFUSED)
-        if self._permit:
-            self._permit(True)
-
-    # -- orders: from the backend's commands, or a reader beside the charger --
-
-    async def order(self, name, given):
-        """Take an order (session/orders.py) for the open session, or "user" for the next one that
-        begins within 5 minutes. Raises ValueError, one line; JournalError."""
-        from evmeter.session import orders
-
-        fields = orders.check(name, given)
-        if not self.session:
-            if name != "user":
-                raise ValueError("%s: no session is open" % name)
-            self._user = fields["user"]
-            self._user_until_ms = self.clock.mono_ms() + _USER_MS
-            return
-        await self.event(name, self.clock.mono_ms(), fields)
-        orders.apply(self.session, name, fields)
-        if name == "stop" and self._permit:
-            self._permit(False)
-        self._changed()
+        if self.permit:
+            self.permit(True)
 
     def _refuse(self, code, text):
         if not self.refused:
             self._alarms.raise_(code, codes.CRITICAL, text)
             self._alarms.raise_(codes.SESSION_REFUSED, codes.CRITICAL, text)
-            if self._permit:
-                self._permit(False)
+            if self.permit:
+                self.permit(False)
         self.refused = text
-
-    # -- checkpoint --
-
-    def _checkpoint_due(self):
-        return self.clock.mono_ms() - self._saved_ms >= self._checkpoint_ms
-
-    def _update(self):
-        session = self.session
-        register_mwh = self.register_mwh()
-        if register_mwh is not None and register_mwh > session.last_mwh:
-            session.last_mwh = register_mwh
-        session.last_unix_ms, session.last_quality = self.clock.now()
-        now_ms = self.clock.mono_ms()
-        session.duration_s += (now_ms - self.started_ms) // 1000
-        self.started_ms += (now_ms - self.started_ms) // 1000 * 1000
-
-    async def checkpoint(self):
-        self._update()
-        self._saved_ms = self.clock.mono_ms()
-        body = self.session.pack()
-        self.board.rtc_memory(body)
-        await self.ledger.save("session", body)
 
     # -- end --
 
@@ -352,7 +171,7 @@ class SessionKeeper:
             if mwh is not None:
                 self._alarms.clear(codes.METER)
                 await self.tell_meter_events()
-                return quantise(mwh, self._step_mwh), letter, read_ms
+                return quantise(mwh, self.step_mwh), letter, read_ms
             self._alarms.raise_(codes.METER, codes.CRITICAL, "no end reading (%s)" % letter)
             await self.pause(_END_RETRY_MS)
 
@@ -384,7 +203,7 @@ class SessionKeeper:
         if session.spoiled and letter == "G":
             letter = "X" if session.exchanged() else "O"
         billable = (letter == "G" and not session.spoiled and energy_mwh >= 0
-                    and energy_mwh >= _BILLABLE_STEPS * self._step_mwh)
+                    and energy_mwh >= _BILLABLE_STEPS * self.step_mwh)
         readings = (
             (session.begin_unix_ms, session.begin_quality, "B", session.begin_mwh, "", "G"),
         ) + changes + (
