@@ -177,12 +177,20 @@ class App:
             self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, str(error))
 
     def _identity(self):
-        poll = self.poll
-        fields = {"GI": "evmeter", "GS": self.config["id"], "GV": VERSION, "MV": poll.make,
+        poll, settings = self.poll, self.config
+        fields = {"GI": "evmeter", "GS": settings["id"], "GV": VERSION, "MV": poll.make,
                   "MM": poll.model, "MS": poll.serial}
-        if self.config["evse_id"]:
+        for key, value in (("CI", settings["evse_id"]), ("TT", settings["tariff_text"]),
+                           ("CF", settings["controller_firmware"])):
+            if value:
+                fields[key] = value
+        if "CI" in fields:
             fields["CT"] = "EVSEID"
-            fields["CI"] = self.config["evse_id"]
+        loss = settings["cable_loss"]
+        if loss["resistance"]:
+            fields["LC"] = {"LI": loss["id"], "LR": loss["resistance"], "LU": loss["unit"]}
+            if loss["name"]:
+                fields["LC"]["LN"] = loss["name"]
         return fields, poll.step_mwh, poll.serial_source
 
     def _task_died(self, name, error):

@@ -114,6 +114,7 @@ class SessionKeeper(OpenSession):
         return None
 
     async def _open(self, at_ms):
+        late_ms = 0
         if not self.session:  # an attempt that died after the record goes on with the rest
             refusal = self._refusal()
             if not refusal:
@@ -124,8 +125,12 @@ class SessionKeeper(OpenSession):
                 self._refuse(refusal[0], refusal[1])
                 return
             await self._begin(at_ms, mwh, letter, read_ms)
+            late_ms = read_ms - at_ms
         await self.checkpoint()
-        await self.event(rules.OPEN, at_ms, self.split.label() if self.split else {})
+        fields = self.split.label() if self.split else {}
+        if late_ms > _PROMPT_MS:
+            fields["late_ms"] = late_ms
+        await self.event(rules.OPEN, at_ms, fields)
 
     async def _begin(self, at_ms, mwh, letter, read_ms):
         await self.tell_meter_events()
@@ -184,9 +189,9 @@ class SessionKeeper(OpenSession):
         self.follow()
         if tx == "E" and self.session.stop:
             tx = self.session.stop
-        await self.complete(end_unix_ms, end_mwh, letter, tx, at_ms)
+        await self.complete(end_unix_ms, end_mwh, letter, tx, at_ms, read_ms - at_ms)
 
-    async def complete(self, end_unix_ms, end_mwh, letter, tx, at_ms):
+    async def complete(self, end_unix_ms, end_mwh, letter, tx, at_ms, late_ms=0):
         session = self.session
         # Neither a late begin reading nor a clock that was set may turn time back in a record.
         end_unix_ms = max(end_unix_ms, session.begin_unix_ms)
@@ -207,7 +212,7 @@ class SessionKeeper(OpenSession):
         readings = (
             (session.begin_unix_ms, session.begin_quality, "B", session.begin_mwh, "", "G"),
         ) + changes + (
-            (end_unix_ms, self.clock.quality, tx, end_mwh, "", letter),
+            (end_unix_ms, self.clock.quality, tx, end_mwh, "" if letter == "G" else "E", letter),
         )
         if self.journal.open_seq:  # not yet written by an attempt that died afterwards
             await self.ledger.complete(self.sid, readings, session, billable, fields.get("split"))
@@ -215,7 +220,8 @@ class SessionKeeper(OpenSession):
         fields.update({
             "begin_mwh": session.begin_mwh, "end_mwh": end_mwh, "gap_mwh": session.gap_mwh,
             "energy_mwh": energy_mwh, "tx": tx, "dur_s": session.duration_s,
-            "dur_pm_s": session.duration_pm_s, "bill": 1 if billable else 0})
+            "dur_pm_s": session.duration_pm_s, "late_ms": late_ms if late_ms > _PROMPT_MS else 0,
+            "bill": 1 if billable else 0})
         await self.ledger.event(rules.CLOSE, self.sid, at_ms, fields)
         self.session = self.split = self.progress = None
         self.sid = ""

@@ -18,6 +18,7 @@ from evmeter.session.session import Session, unpack
 _METER_KEY = "meter"
 _LONGEST_OFF_MS = const(180000)
 _CLOCK_SLACK_MS = const(2000)  # two clock readings may differ by so much
+_OFF_PM_S = const(3)  # likewise, and the checkpoint holds whole seconds
 NO_POWER_LOSS = ("watchdog", "software")
 
 
@@ -179,7 +180,7 @@ async def _go_on_or_close(keeper, session, register_mwh, now_ms):
     else:
         session.duration_s += off_ms // 1000
         if session.duration_pm_s >= 0:
-            session.duration_pm_s += _CLOCK_SLACK_MS // 1000
+            session.duration_pm_s += _OFF_PM_S
     keeper.progress = Progress(now_ms, session.duration_s)
     gap_mwh = max(0, register_mwh - session.last_mwh)
     session.gap_mwh += gap_mwh

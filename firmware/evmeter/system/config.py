@@ -17,6 +17,14 @@ FIELDS = {
         "id": ("text", 1, 20, REQUIRED),
         "evse_id": ("text?", 1, 37, None),
         "tariff": ("tariff", 0, 0, None),  # session/tariff.py says what is in it
+        "tariff_text": ("text?", 1, 250, None),  # for the driver, in each record
+        "controller_firmware": ("text?", 1, 25, None),  # of the charge controller, likewise
+    },
+    "cable_loss": {  # of a cable behind the meter; 0: there is none to be told
+        "resistance": ("int", 0, 100000, 0),
+        "unit": (("mOhm", "uOhm"), 0, 0, "mOhm"),
+        "name": ("text?", 1, 20, None),
+        "id": ("int", 0, 9999, 0),
     },
     "meter": {
         "profile": ("text/object", 1, 40, REQUIRED),  # "pulse": S0 in place of Modbus
