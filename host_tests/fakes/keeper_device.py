@@ -34,7 +34,8 @@ class Device:
         if board.device:  # the life before is over, and the heap is small
             board.device.keeper = board.device.journal = board.device.alarms = None
         board.device = self
-        gc.collect()
+        if sys.implementation.name == "micropython":
+            gc.collect()
         # The keeper drops it after each boot; to compile it again would cost more than a boot.
         sys.modules["evmeter.session"].recovery = recovery
         sys.modules["evmeter.session.recovery"] = recovery
