@@ -177,10 +177,10 @@ def test_python_packages_are_pinned_with_hashes():
     names = re.findall(r"^[A-Za-z][^\s=\[]*", lock, re.MULTILINE)
     assert [entry[0] for entry in entries] == names
     locked = {name.lower(): version for name, version, _ in entries}
-    direct = (SETUP / "requirements.in").read_text().split()
+    direct = (SETUP / "requirements.in").read_text().splitlines()
     assert direct
     for line in direct:
-        name, version = line.split("==")
+        name, version = line.split(";")[0].strip().split("==")
         assert locked[name.lower()] == version, name
 
 

@@ -261,7 +261,7 @@ def _judge(verdict):
         verdict.notes.append("the meter's serial number is from its label, not from the meter")
     if payload.get("ZB") == 0:
         verdict.notes.append("marked not billable by the device")
-    if payload.get("ZG"):
+    if type(payload.get("ZG")) is int and payload["ZG"]:
         verdict.notes.append("%d mWh flowed unseen while the device was off" % payload["ZG"])
     if not verdict.signed.isascii():
         verdict.notes.append("not ASCII: other software may read the text differently")
