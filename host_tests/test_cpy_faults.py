@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from evmeter_tools.faults import bus, command, fuzz, meter, power_cut
+from evmeter_tools.faults import bus, command, fuzz, meter, power_cut, rows
 from evmeter_tools.faults.line import LineUart, Time
 
 _MUTATIONS = 30
@@ -29,10 +29,13 @@ def _all_good(result, trials, controls):
 
 def test_bus_campaign():
     result = bus.run(3000, control_trials=800)
-    _all_good(result, 3000, 6)
+    _all_good(result, 3000, 10)
     for kind in meter.KINDS:
         assert result.counts["fault: " + kind] > 10, kind
     assert result.counts["believed"] > 1000 and result.counts["edge readings believed"] > 50
+    assert result.counts["fault: rollover"] > 0 and result.counts["rollovers added"] > 0
+    for model in (profile["model"] for profile in rows.profiles()):
+        assert result.counts["believed, " + model] > 50, model
 
 
 def test_bus_campaign_is_the_same_each_time():
@@ -150,7 +153,7 @@ def test_command_writes_what_it_found(monkeypatch, tmp_path):
     assert all(len(line) <= 80 for line in done.output.splitlines())
     (row,) = json.loads((tmp_path / "faults.json").read_text())
     assert row.pop("trials") >= 500
-    assert row == {"campaign": "bus", "violations": 0, "controls_caught": 6}
+    assert row == {"campaign": "bus", "violations": 0, "controls_caught": 10}
 
 
 @pytest.mark.parametrize("fault", ["violation", "control"])

@@ -13,14 +13,17 @@ from drivers.modbus_rtu import ModbusRtu, find_reply
 from evmeter.metering.gate import Gate
 from evmeter.metering.poll import MeterPoll
 from evmeter_tools.faults.line import LineUart, Time
-from evmeter_tools.faults.meter import ATTRIBUTES, P_MAX_W, SERIAL, UNIT, BadMeter, profiles
+from evmeter_tools.faults.meter import P_MAX_W, SERIAL, UNIT, BadMeter
 from evmeter_tools.faults.result import Result
+from evmeter_tools.faults.rows import place, profiles
 
 _EPOCH = 400  # faults with one device
 _REGISTERS_WH = (1234567, 131000017, 5000, 10**10, 999999)
 _CONTROL_TRIALS = 4000
 _LOST_MS = 60000
+_REBASE_MS = 150000  # the serial number is asked for once a minute
 _LOST_ROUNDS = 3
+_CONTROL = "control"
 
 
 class Designs:
@@ -37,14 +40,22 @@ def _timed(bus_class):
 
     class Timed(bus_class):
         told = None
+        readers = 0
+        longest = 0
 
         async def read_each(self, unit, function, requests, index, take, latency_ms=300):
             time = self.time
             begin_us = time.now_us
             most_ms = sum(self.most_ms(one[1], latency_ms) for one in requests[index:])
+            self.readers += 1
+            shared = self.readers > 1
+            self.longest = max([self.longest, *(one[1] for one in requests)])
             try:
                 await super().read_each(unit, function, requests, index, take, latency_ms)
             finally:
+                if shared or self.readers > 1:  # a try of the other reader before each of its own
+                    most_ms += len(requests[index:]) * self.most_ms(self.longest, latency_ms)
+                self.readers -= 1
                 took_ms = (time.now_us - begin_us) // 1000
                 if took_ms > most_ms:
                     self.told("a read of %d requests took %d ms"
@@ -63,26 +74,31 @@ def _timed(bus_class):
 class _Rig:
     """One device with one bad meter."""
 
-    def __init__(self, result, designs, profile, baud, register_wh, seed):
+    def __init__(self, result, designs, profile, baud, register_wh, seed, cuts):
         self.result = result
         self.time = time = Time()
         self.gate = designs.gate(P_MAX_W, profile["step_mwh"])
         self.bad = bad = BadMeter(profile, time, register_wh, seed, lambda: self.gate._mwh)
+        bad.cuts = cuts
+        self.model = profile["model"]
         char_us = (10 * 1000000 + baud - 1) // baud
         bad.uart = LineUart(time, char_us, bad.request)
         self.bus = _timed(designs.bus)(bad.uart, baud, 10, None, 0, time, time.sleep_ms)
         self.bus.time = time
         self.bus.told = self._wrong
-        meter = ModbusMeter(self.bus, profile, UNIT, None if profile["identity"] else str(SERIAL))
+        meter = ModbusMeter(self.bus, profile, UNIT,
+                            None if "serial" in profile.get("identity", {}) else str(SERIAL))
         addresses = [request[0] for request in meter._requests]
         bad.first_address, bad.last_address = addresses[0], addresses[-1]
         bad.requests_each_cycle = len(addresses)
         self.stale_ms = 2 * profile["latency_ms"] + self._wire_ms(140)
-        self.slow_ms = len(addresses) * self.bus.most_ms(20, profile["latency_ms"])
+        self.slow_ms = len(addresses) * self.bus.most_ms(
+            max(request[1] for request in meter._requests), profile["latency_ms"])
         self.poll = MeterPoll(meter, self.gate, time, 1000, time.sleep_ms)
         self.poll.on_reading = self._believed
         self.poll.on_event = self._event
         self.believed_ms = 0
+        self.rolls_mwh = profile.get("rollover_mwh", 0)
 
     def _wire_ms(self, chars):
         return chars * self.bus.char_us // 1000
@@ -91,19 +107,36 @@ class _Rig:
         self.result.wrong("%s; after %s" % (text, self.bad._kind))
 
     def _event(self, name, fields):
-        self._wrong("%s: %s" % (name, fields["cause"]))
+        """The register was re-based: only for a true change, soon after it, with the energy
+        between the two only where a rollover says what it is."""
+        self.result.counts["re-based"] += 1
+        changed = self.bad.changed
+        if changed is None or self.time.now_us - changed[1] > _REBASE_MS * 1000:
+            self._wrong("%s without cause: %s" % (name, fields))
+            return
+        kind = changed[0]
+        self.bad.pending = False
+        known = fields["diff_mwh"] is not None
+        if kind != "several" and known != (kind == "rollover"):
+            self._wrong("%s after a %s: %s" % (name, kind, fields))
+        elif known:
+            self.result.counts["rollovers added"] += 1
+            if fields["diff_mwh"] != fields["new_mwh"] + self.rolls_mwh - fields["old_mwh"]:
+                self._wrong("a rollover of %s" % fields)
 
     def _believed(self, reading):
         self.believed_ms = reading.mono_ms
         self.result.counts["believed"] += 1
+        self.result.counts["believed, " + self.model] += 1
         for address, served in self.bad.served.items():
             names = served[-1][1] if served else ()
             if not names:
                 continue
             found = {}
             for name in names:
-                value = getattr(reading, ATTRIBUTES[name])
-                found[name] = value[0] if isinstance(value, list) else value
+                attribute, phase = place(name)
+                value = getattr(reading, attribute)
+                found[name] = value if phase is None else value[phase]
             self._compare(address, served, found)
 
     def _compare(self, address, served, found):
@@ -150,7 +183,7 @@ class _Rig:
         time, bad, rng = self.time, self.bad, self.bad._rng
         time.spawn(self.poll.run())
         try:
-            while bad.injected.total() < faults:
+            while bad.injected.total() < faults and not self._is_enough():
                 if rng.random() < 0.05 and not bad.edge and time.now_us > bad.unasked_until_us:
                     time.spawn(self._edge())
                 if rng.random() < 0.004:
@@ -163,7 +196,8 @@ class _Rig:
                     self._wrong("nothing believed for %d s: %s"
                                 % (_LOST_MS // 1000, self.poll.status))
                     return
-            self._recover()
+            if not self._is_enough():
+                self._recover()
         except Exception:  # whatever gets out is what is looked for
             self._wrong("crash: %s" % traceback.format_exc().strip().replace("\n", " / "))
         finally:
@@ -174,9 +208,16 @@ class _Rig:
                 self.result.counts["fault: " + kind] += number
             self.result.trials += bad.injected.total()
 
+    def _is_enough(self):
+        """A wrong design is noticed by one violation."""
+        return self.result.campaign == _CONTROL and self.result.violations
+
     def _recover(self):
         """Without faults the next polls are believed."""
         self.bad.off = True
+        changed = self.bad.changed
+        if changed and self.time.now_us - changed[1] < _REBASE_MS * 1000:
+            self.time.run(self.time.now_us + _REBASE_MS * 1000)
         for _ in range(_LOST_ROUNDS):
             self.time.run(self.time.now_us + 2500000)
         if self.time.mono_ms() - self.believed_ms > 2000 or self.poll.quality != "G":
@@ -186,17 +227,19 @@ class _Rig:
 def _campaign(result, designs, trials, seed, progress=None):
     kept = modbus_rtu.find_reply
     modbus_rtu.find_reply = designs.find_reply
-    both = profiles()
+    every = profiles()
     epoch = 0
+    cuts = set()
     try:
-        while result.trials < trials:
-            rig = _Rig(result, designs, both[epoch % 2], (9600, 2400, 19200)[epoch % 3],
-                       _REGISTERS_WH[epoch % len(_REGISTERS_WH)], seed + epoch)
+        while result.trials < trials and not (result.campaign == _CONTROL and result.violations):
+            rig = _Rig(result, designs, every[epoch % len(every)], (9600, 2400, 19200)[epoch % 3],
+                       _REGISTERS_WH[epoch % len(_REGISTERS_WH)], seed + epoch, cuts)
             rig.run(min(_EPOCH, trials - result.trials))
             epoch += 1
             if progress:
                 progress(result.trials, trials)
     finally:
+        result.counts["lengths that replies were cut to"] = len(cuts)
         modbus_rtu.find_reply = kept
 
 
@@ -214,6 +257,30 @@ class _NothingOwed(ModbusRtu):
 class _NoStepRule(Gate):
     def _against(self, old_mwh, old_ms, mwh, now_ms):
         return ""
+
+
+class _NeverRebased(Gate):
+    def _follow(self, mwh, now_ms):
+        self._agreed = 0
+        return super()._follow(mwh, now_ms)
+
+
+class _RebasedAtOnce(Gate):
+    def _follow(self, mwh, now_ms):
+        self._agreed, self._first_ms = 9, -10**9
+        self._line_mwh, self._line_ms = mwh, now_ms
+        return super()._follow(mwh, now_ms)
+
+
+class _AlwaysRollover(Gate):
+    def _rebase(self, mwh, now_ms, cause):
+        super()._rebase(mwh, now_ms, cause)
+        self.event["diff_mwh"] = mwh + self.rollover_mwh - self.event["old_mwh"]
+
+
+class _Patient(ModbusRtu):
+    async def read_each(self, unit, function, requests, index, take, latency_ms=300):
+        await super().read_each(unit, function, requests, index, take, 4 * latency_ms)
 
 
 class _NoRange(Gate):
@@ -253,6 +320,10 @@ def controls():
         ("no wait for a reply that is owed", "bus", _NothingOwed),
         ("gate without the step rule", "gate", _NoStepRule),
         ("gate that takes what is no number", "gate", _NoRange),
+        ("gate that never re-bases", "gate", _NeverRebased),
+        ("gate that re-bases at once", "gate", _RebasedAtOnce),
+        ("gate that takes each re-basing for a rollover", "gate", _AlwaysRollover),
+        ("no deadline of the meter's own", "bus", _Patient),
     ):
         found[name] = Designs()
         setattr(found[name], part, design)
@@ -264,7 +335,7 @@ def run(trials=100000, seed=3, progress=None, control_trials=_CONTROL_TRIALS):
     result = Result("bus")
     _campaign(result, Designs(), trials, seed, progress)
     for name, designs in controls().items():
-        tried = Result("control")
+        tried = Result(_CONTROL)
         _campaign(tried, designs, control_trials, seed)
         result.controls[name] = bool(tried.violations)
     return result
