@@ -1,5 +1,6 @@
 """Bytes from the meter's line: replies, registers, and what the gate makes of them."""
 
+import hashlib
 import struct
 from fractions import Fraction
 
@@ -110,7 +111,8 @@ def registers(data):
     little = bool(data[2] & 1)
     at = data[3] % 4
     length = 2 * WORDS[kind]
-    data = data[4:]
+    # Half of the registers are filled at random: mutation likes short inputs.
+    data = hashlib.sha256(data).digest() if data[2] & 2 else data[4:]
     data += bytes(max(0, at + length - len(data)))
     piece = data[at:at + length]
     check_decoded(piece, kind, exponent, little, decode(data, at, kind, exponent, little))

@@ -170,7 +170,7 @@ def mqtt_in(data):
     their order and with their PUBACK, or the connection ends with an OSError."""
     if not data:
         return
-    piece = 1 + data[0] % 64 if data[0] < 0xC0 else 5000
+    piece = 1 + data[0] % 64 + len(data) // 64 if data[0] < 0xC0 else 5000
     greets = bool(data[0] & 1)
     data = data[1:]
     got = []
@@ -180,7 +180,10 @@ def mqtt_in(data):
     if not greets:
         data = b"\x20\x02\x00\x00" + data
     _LINE.begin(data, piece)
-    good = data[:2] == b"\x20\x02" and data[3:4] == b"\0"
+    # a length of one byte told in two is taken, too: it is as long, and says as much
+    good = data[:2] in (b"\x20\x02", b"\x20\x81") and data[3:4] == b"\0"
+    if data[1:2] == b"\x81":
+        good = good and data[2:3] == b"\0"
     try:
         assert _greeted(session, data) == good, "a CONNACK that is none"
     except OSError:

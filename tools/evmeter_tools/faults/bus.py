@@ -19,6 +19,7 @@ from evmeter_tools.faults.rows import place, profiles
 
 _EPOCH = 400  # faults with one device
 _REGISTERS_WH = (1234567, 131000017, 5000, 10**10, 999999)
+_BAUDS = (9600, 2400, 19200)
 _CONTROL_TRIALS = 4000
 _LOST_MS = 60000
 _REBASE_MS = 150000  # the serial number is asked for once a minute
@@ -94,6 +95,9 @@ class _Rig:
         self.stale_ms = 2 * profile["latency_ms"] + self._wire_ms(140)
         self.slow_ms = len(addresses) * self.bus.most_ms(
             max(request[1] for request in meter._requests), profile["latency_ms"])
+        # an edge reading asks who the meter is, then for the register
+        self.edge_ms = self.slow_ms + sum(
+            self.bus.most_ms(request[1], profile["latency_ms"]) for request in meter._identity)
         self.poll = MeterPoll(meter, self.gate, time, 1000, time.sleep_ms)
         self.poll.on_reading = self._believed
         self.poll.on_event = self._event
@@ -110,11 +114,10 @@ class _Rig:
         """The register was re-based: only for a true change, soon after it, with the energy
         between the two only where a rollover says what it is."""
         self.result.counts["re-based"] += 1
-        changed = self.bad.changed
-        if changed is None or self.time.now_us - changed[1] > _REBASE_MS * 1000:
+        if not self._is_changed():
             self._wrong("%s without cause: %s" % (name, fields))
             return
-        kind = changed[0]
+        kind = self.bad.changed[0]
         self.bad.pending = False
         known = fields["diff_mwh"] is not None
         if kind != "several" and known != (kind == "rollover"):
@@ -174,7 +177,7 @@ class _Rig:
             told = [values["import"] for _, values in self.bad.served[self.bad.last_address]]
             if letter != "G" or mwh not in told[-8:]:
                 self._wrong("an edge reading of %d mWh, true %s" % (mwh, told[-8:]))
-        most_ms = 2000 + self.slow_ms
+        most_ms = 2000 + self.edge_ms
         if at_ms - begin_ms > most_ms:
             self._wrong("an edge reading took %d ms" % (at_ms - begin_ms))
 
@@ -192,7 +195,7 @@ class _Rig:
                     time.run(time.now_us + rng.randrange(2500000))
                     bad.uart.fail = False
                 time.run(time.now_us + rng.randrange(1500000))
-                if time.mono_ms() - self.believed_ms > _LOST_MS:
+                if time.mono_ms() - self.believed_ms > _LOST_MS + _REBASE_MS * self._is_changed():
                     self._wrong("nothing believed for %d s: %s"
                                 % (_LOST_MS // 1000, self.poll.status))
                     return
@@ -208,6 +211,11 @@ class _Rig:
                 self.result.counts["fault: " + kind] += number
             self.result.trials += bad.injected.total()
 
+    def _is_changed(self):
+        """Whether the register went on from elsewhere not long ago."""
+        changed = self.bad.changed
+        return changed is not None and self.time.now_us - changed[1] < _REBASE_MS * 1000
+
     def _is_enough(self):
         """A wrong design is noticed by one violation."""
         return self.result.campaign == _CONTROL and self.result.violations
@@ -215,8 +223,7 @@ class _Rig:
     def _recover(self):
         """Without faults the next polls are believed."""
         self.bad.off = True
-        changed = self.bad.changed
-        if changed and self.time.now_us - changed[1] < _REBASE_MS * 1000:
+        if self._is_changed():
             self.time.run(self.time.now_us + _REBASE_MS * 1000)
         for _ in range(_LOST_ROUNDS):
             self.time.run(self.time.now_us + 2500000)
@@ -232,7 +239,8 @@ def _campaign(result, designs, trials, seed, progress=None):
     cuts = set()
     try:
         while result.trials < trials and not (result.campaign == _CONTROL and result.violations):
-            rig = _Rig(result, designs, every[epoch % len(every)], (9600, 2400, 19200)[epoch % 3],
+            profile, other = every[epoch % len(every)], epoch // len(every)
+            rig = _Rig(result, designs, profile, _BAUDS[(epoch + other) % len(_BAUDS)],
                        _REGISTERS_WH[epoch % len(_REGISTERS_WH)], seed + epoch, cuts)
             rig.run(min(_EPOCH, trials - result.trials))
             epoch += 1

@@ -402,7 +402,9 @@ class BadMeter:
         step = max(self._energy.step(), 1000)
         below = self._rng.choice((0, mwh // 1000, mwh // 2, mwh * 99 // 100, mwh - mwh // 10**6,
                                   mwh - mwh // (5 * 10**6))) - step
-        return self._moved(frame, data, delay_us, max(0, below))
+        if below < 0:  # there is nothing that far below
+            return self._silence(frame, data, delay_us)
+        return self._moved(frame, data, delay_us, below)
 
     def _jump(self, frame, data, delay_us):
         mwh = self._believed_mwh() or 0
@@ -458,7 +460,8 @@ class BadMeter:
         self._energy_mw_ms = mwh * 3600 * 10**3
 
     def _register_reset(self):
-        self._move_register(self._rng.randrange(5 * 10**6))
+        # Not to 0: a 0 with its words swapped is right, and the gate looks at no current.
+        self._move_register(self._rng.randrange(3 * 10**5, 5 * 10**6))
         self._change("register reset")
 
     def _meter_exchanged(self):
