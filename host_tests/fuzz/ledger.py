@@ -35,7 +35,8 @@ _MORE = ("T1", "F1", "X", "T", "E", "P", "G", "M", "O", "1.4", "0.4", "kWh", "Wh
          "01-00:02.08.00*FF", "E", "t", "DC")
 _NAMES = ("FV", "GI", "PG", "RD", "TM", "TX", "RV", "RI", "RU", "ST", "EF", "LC", "TT", "CF", "ZX",
           "LI")
-_CHECKPOINT_BYTES = 68
+_CHECKPOINT_BYTES = 70
+_CHECKPOINT_VERSION = b"\x02"
 _FRAME_BYTES = 29  # around a frame's payload
 _MOST_FRAMES = 12
 
@@ -106,12 +107,12 @@ def _on_curve(x, y):
 def checkpoint(data):
     """The open session's checkpoint: each field from its place, or none at all."""
     if data[:1] == b"\xff":  # a length and a version that mutation need not find
-        data = (b"\x01" + data[1:])[:_CHECKPOINT_BYTES].ljust(_CHECKPOINT_BYTES, b"\0")
+        data = _CHECKPOINT_VERSION + data[1:_CHECKPOINT_BYTES].ljust(_CHECKPOINT_BYTES - 1, b"\0")
     elif data[:1] == b"\xfe":  # any fields
-        data = b"\x01" + b"".join(hashlib.sha256(data + bytes((n,))).digest() for n in range(3))
-        data = data[:_CHECKPOINT_BYTES]
+        fields = b"".join(hashlib.sha256(data + bytes((n,))).digest() for n in range(3))
+        data = _CHECKPOINT_VERSION + fields[:_CHECKPOINT_BYTES - 1]
     found = unpack(data)
-    good = len(data) == _CHECKPOINT_BYTES and data[0] == 1
+    good = len(data) == _CHECKPOINT_BYTES and data[:1] == _CHECKPOINT_VERSION
     if found is None:
         assert not good, "refused a checkpoint"
         return
@@ -125,7 +126,8 @@ def checkpoint(data):
     assert (found.last_mwh, found.last_unix_ms) == (number(27, 8, True), number(35, 8, True))
     assert (ord(found.begin_quality), ord(found.last_quality)) == (data[26], data[43]), "quality"
     assert (found.gap_mwh, found.duration_s) == (number(44, 8, True), number(52, 4)), "gap"
-    assert (found.meter, found.jump_mwh) == (number(56, 4), number(60, 8, True)), "meter"
+    assert found.duration_pm_s == number(56, 2, True), "uncertainty"
+    assert (found.meter, found.jump_mwh) == (number(58, 4), number(62, 8, True)), "meter"
     assert found.charged == bool(data[1] & 1) and bool(found.spoiled) == bool(data[1] & 2)
     assert unpack(found.pack()).pack() == found.pack(), "not the same again"
 

@@ -62,9 +62,9 @@ def configuration(data):
             elif kind == "bool":
                 assert type(value) is bool, name
             elif isinstance(value, dict):
-                assert kind == "text/object", name
+                assert kind in ("text/object", "tariff"), name
             elif value is None:
-                assert kind == "text?", name
+                assert kind in ("text?", "tariff"), name
             else:
                 assert low <= len(value) <= high and value.isascii() and value.isprintable(), name
 

@@ -128,7 +128,7 @@ def _any_key_object(data):
 
 
 def _short_checkpoint(body):
-    return session.unpack(bytes(body[:68]).ljust(68, b"\0") if body else None)
+    return session.unpack(bytes(body[:70]).ljust(70, b"\0") if body else None)
 
 
 def _no_jump(body):
