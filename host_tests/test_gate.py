@@ -67,6 +67,8 @@ def test_values_that_cannot_be():
         ({"export_mwh": -1}, "negative energy"),
         ({"voltages_mv": [1000001]}, "voltage out of range"),
         ({"voltages_mv": [-1]}, "voltage out of range"),
+        ({"currents_ma": [-1822435200000], "import_mwh": 0}, "current out of range"),
+        ({"currents_ma": [10000001]}, "current out of range"),
         ({"frequency_mhz": 100001}, "frequency out of range"),
         ({"frequency_mhz": -1}, "frequency out of range"),
         ({"power_mw": 1000000001}, "power out of range"),

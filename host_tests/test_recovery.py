@@ -40,6 +40,8 @@ def test_what_is_no_checkpoint_gives_none():
     body = _session().pack()
     for bad in (None, b"", body[:-1], body + b"x", b"\x63" + body[1:]):
         assert unpack(bad) is None
+    for at in (26, 43):  # qualities of the clock
+        assert unpack(body[:at] + b"\xff" + body[at + 1:]) is None
 
 
 def test_a_session_is_resumed_only_on_proof():

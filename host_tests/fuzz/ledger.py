@@ -110,9 +110,13 @@ def checkpoint(data):
         data = _CHECKPOINT_VERSION + data[1:_CHECKPOINT_BYTES].ljust(_CHECKPOINT_BYTES - 1, b"\0")
     elif data[:1] == b"\xfe":  # any fields
         fields = b"".join(hashlib.sha256(data + bytes((n,))).digest() for n in range(3))
-        data = _CHECKPOINT_VERSION + fields[:_CHECKPOINT_BYTES - 1]
+        data = bytearray(_CHECKPOINT_VERSION + fields[:_CHECKPOINT_BYTES - 1])
+        for at in (26, 43):  # the clock's quality is one of four letters
+            data[at] = b"UISR"[data[at] & 3]
+        data = bytes(data)
     found = unpack(data)
-    good = len(data) == _CHECKPOINT_BYTES and data[:1] == _CHECKPOINT_VERSION
+    good = (len(data) == _CHECKPOINT_BYTES and data[:1] == _CHECKPOINT_VERSION
+            and data[26] in b"UISR" and data[43] in b"UISR")
     if found is None:
         assert not good, "refused a checkpoint"
         return

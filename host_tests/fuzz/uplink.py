@@ -180,10 +180,7 @@ def mqtt_in(data):
     if not greets:
         data = b"\x20\x02\x00\x00" + data
     _LINE.begin(data, piece)
-    # a length of one byte told in two is taken, too: it is as long, and says as much
-    good = data[:2] in (b"\x20\x02", b"\x20\x81") and data[3:4] == b"\0"
-    if data[1:2] == b"\x81":
-        good = good and data[2:3] == b"\0"
+    good = data[:2] == b"\x20\x02" and data[3:4] == b"\0"
     try:
         assert _greeted(session, data) == good, "a CONNACK that is none"
     except OSError:

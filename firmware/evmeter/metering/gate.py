@@ -9,6 +9,7 @@ from micropython import const
 _AGREE = const(5)
 _AGREE_MS = const(10000)
 _MAX_MV = const(1000000)
+_MAX_MA = const(10000000)
 _MAX_MHZ = const(100000)
 _MAX_MW = const(1000000000)
 
@@ -79,6 +80,9 @@ class Gate:
                 dead = dead and voltage_mv == 0
                 if not 0 <= voltage_mv <= _MAX_MV:
                     return "voltage out of range"
+        for current_ma in reading.currents_ma:
+            if abs(current_ma or 0) > _MAX_MA:
+                return "current out of range"
         if not 0 <= (reading.frequency_mhz or 0) <= _MAX_MHZ:
             return "frequency out of range"
         if abs(reading.power_mw or 0) > _MAX_MW:

@@ -165,7 +165,7 @@ class MeterPoll:
 
         Two replies, each believed by the gate, so that the second is not below the first and not
         further above it than can be drawn; the second counts. Whose register it is, the meter is
-        asked before. Goes before the regular poll. No request is started after `deadline_ms`; then
+        asked before. Goes before the regular poll. No try is begun after `deadline_ms`; then
         (None, OCMF fault letter, ms since boot).
         """
         clock, reading = self._clock, self._edge

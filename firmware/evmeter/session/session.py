@@ -6,6 +6,8 @@ from micropython import const
 
 _VERSION = const(2)
 _FORMAT = "<BBIIqqBqqBqIhIq"
+_BEGIN_QUALITY = const(26)
+_LAST_QUALITY = const(43)
 
 
 class Session:
@@ -38,7 +40,7 @@ class Session:
         return "exchanged" in self.spoiled
 
     def pack(self):
-        """The checkpoint: 71 bytes."""
+        """The checkpoint: 70 bytes."""
         return struct.pack(
             _FORMAT, _VERSION, (1 if self.charged else 0) | (2 if self.spoiled else 0)
             | (4 if self.exchanged() else 0),
@@ -50,6 +52,8 @@ class Session:
 def unpack(body):
     """The session in a checkpoint, or None where there is none that can be read."""
     if not body or len(body) != struct.calcsize(_FORMAT) or body[0] != _VERSION:
+        return None
+    if body[_BEGIN_QUALITY] not in b"UISR" or body[_LAST_QUALITY] not in b"UISR":
         return None
     session = Session()
     (_, flags, session.begin_seq, session.page, session.begin_mwh, session.begin_unix_ms, begin,

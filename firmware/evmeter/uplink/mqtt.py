@@ -112,7 +112,7 @@ class Session:
             if time.ticks_diff(time.ticks_ms(), begun) > _ANSWER_MS:
                 raise LinkError("the broker did not answer within %d ms" % _ANSWER_MS)
             await asyncio.sleep_ms(_STEP_MS)
-        if packet[0] != _CONNACK or len(packet) != 4:
+        if packet[0] != _CONNACK or packet[1] != 2:
             raise LinkError("what answers there is no MQTT broker")
         code = packet[3]
         link.consume(4)

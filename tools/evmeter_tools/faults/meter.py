@@ -460,8 +460,7 @@ class BadMeter:
         self._energy_mw_ms = mwh * 3600 * 10**3
 
     def _register_reset(self):
-        # Not to 0: a 0 with its words swapped is right, and the gate looks at no current.
-        self._move_register(self._rng.randrange(3 * 10**5, 5 * 10**6))
+        self._move_register(self._rng.choice((0, self._rng.randrange(5 * 10**6))))
         self._change("register reset")
 
     def _meter_exchanged(self):
