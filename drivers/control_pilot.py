@@ -1,65 +1,206 @@
 """Control pilot sampler on a plain ADC: levels of both halves of the 1 kHz PWM.
 
 A window is 250 reads with a jittered pause, over 10 PWM periods or more: read times that lock to
-the PWM would see one half only. The levels are medians of the upper and the lower half, so that
-single spikes and noise do not move them.
+the PWM would see one half only. Each half of a window is judged for itself, by quantiles of its
+upper and its lower samples: spikes, noise and slow edges do not move the levels, and a window in
+which the level changed is told from a steady one.
 """
+
+import time
 
 from micropython import const
 
 _READS = const(250)
-_OUTLIERS = const(2)  # so many spikes on either side are ignored
-_PWM_MV = const(3000)  # a smaller distance between the halves is no PWM
+_HALF = const(125)
+_OUTLIERS = const(2)  # so many spikes on either side of half a window are ignored
+_PWM_MV = const(3000)  # a smaller distance between the levels is no PWM
+_NEGATIVE_MV = const(-1500)  # PWM goes below zero, with and without a diode
+_MOVED_MV = const(1000)  # from one half of a window to the other
+_LEAST_US = const(10500)
+_JITTER_US = const(15)
+_MOST_PAUSE_US = const(60)
 
-# zero volts at the pin in microvolts, gain in 1/10000 (reference: board schematics)
+# Level of state A. With a source of 12 V +-0.6 V and a front end as far off, the gain is corrected
+# by 8 % at most; the next state below, B, lies 20 % away.
+_A_MV = const(12000)
+_A_LEAST_MV = const(11040)
+_A_MOST_MV = const(12960)
+_A_STEADY_MV = const(150)
+_A_WINDOWS = const(200)  # about 12 s
+_A_STEP_MV = const(20)
+_RAIL_UV = const(2400000)  # no ADC ends below
+
+# microvolts at the pin at 0 V, and for each volt on the pilot (reference: board schematics)
 FRONT_ENDS = {
-    "fe1": (1337500, 1021),  # esp32-evse
-    "fe2": (1650000, 1250),  # 0 to 3.3 V
-    "fe3": (1300000, 885),  # stays in the linear range of the ESP32's ADC, 150 to 2450 mV
+    "fe1": (1337500, 102100),  # esp32-evse
+    "fe2": (1650000, 125000),  # 0 to 3.3 V
+    "fe3": (1300000, 88500),  # stays in the linear range of the ESP32's ADC, 150 to 2450 mV
 }
+_PIN_UV = const(3300000)
+_LEAST_UV_PER_V = const(20000)
+
+
+def front_end_data(front_end):
+    """(microvolts at the pin at 0 V, microvolts at the pin per volt) of a front end: a key of
+    FRONT_ENDS, or {"zero_uv": .., "uv_per_v": ..}. Raises ValueError."""
+    if isinstance(front_end, str) and front_end in FRONT_ENDS:
+        return FRONT_ENDS[front_end]
+    if not isinstance(front_end, dict):
+        raise ValueError("front end %s is not one of %s, and no {zero_uv, uv_per_v}"
+                         % (front_end, ", ".join(sorted(FRONT_ENDS))))
+    for key in front_end:
+        if key not in ("zero_uv", "uv_per_v"):
+            raise ValueError("front end: %s is unknown; there is: zero_uv, uv_per_v" % key)
+    for key, least in (("zero_uv", 0), ("uv_per_v", _LEAST_UV_PER_V)):
+        value = front_end.get(key)
+        if type(value) is not int or not least <= value <= _PIN_UV:
+            raise ValueError("front end: %s is %s; allowed: %d to %d"
+                             % (key, value, least, _PIN_UV))
+    zero_uv = front_end["zero_uv"]
+    uv_per_v = front_end["uv_per_v"]
+    if zero_uv < 12 * uv_per_v or zero_uv + 12 * uv_per_v > _PIN_UV:
+        raise ValueError("front end: -12 V and 12 V are %d and %d uV at the pin; allowed: 0 to %d"
+                         % (zero_uv - 12 * uv_per_v, zero_uv + 12 * uv_per_v, _PIN_UV))
+    return zero_uv, uv_per_v
 
 
 class ControlPilot:
     """Samples the pilot through `adc.read_uv()`; `pace_us(us)` waits between two reads (None: the
-    samples are spaced already). After `sample`: `high_mv`, `low_mv` on the pilot, `pwm`."""
+    samples are spaced already). `edges`, where the board has it, gives the PWM's duty by
+    `duty_permille()`, or None. `a_mv`: the attribute of that name from an earlier life.
 
-    def __init__(self, adc, front_end, pace_us=None):
-        if front_end not in FRONT_ENDS:
-            raise ValueError("front end %s is not one of %s"
-                             % (front_end, ", ".join(sorted(FRONT_ENDS))))
-        self._zero_uv, self._gain = FRONT_ENDS[front_end]
+    After `sample`:
+    high_mv      upper level on the pilot; None: it changed inside the window
+    low_mv, pwm  lower level, and whether there are two
+    saturated    the upper level lies at the end of the ADC's range: it may be higher
+    a_mv         what state A measured with the front end's own data, 12000 where these hold. It
+                 follows state A by itself, and corrects the gain; to be kept where it changed
+    duty_permille           from edges, else None; 1000 without PWM
+    duty_permille_estimate  from the share of high samples, to about 20; for display only
+    """
+
+    duty_permille = None
+    duty_permille_estimate = 1000
+
+    def __init__(self, adc, front_end, pace_us=None, edges=None, a_mv=_A_MV):
+        self._zero_uv, self._uv_per_v = front_end_data(front_end)
         self._read_uv = adc.read_uv
         self._pace_us = pace_us
-        self._samples = [0] * _READS
+        self._edges = edges
+        self._pause_us = 0
+        self._samples = [0] * _HALF
         self._jitter = 1
+        self._pwm_uv = _PWM_MV * self._uv_per_v // 1000
+        self._high_uv = self._low_uv = self._most_uv = self._above = 0
+        self._held = self._held_mv = self._sum_mv = 0
+        self._at_rail = False
         self.high_mv = self.low_mv = 0
-        self.pwm = False
+        self.pwm = self.saturated = False
+        self._correct(a_mv if _A_LEAST_MV <= a_mv <= _A_MOST_MV else _A_MV)
 
-    def _pilot_mv(self, pin_uv):
-        return (pin_uv - self._zero_uv) * 10 // self._gain
+    def _correct(self, a_mv):
+        self.a_mv = a_mv
+        self._gain = self._uv_per_v * (a_mv // 10) // (_A_MV // 10) // 10
 
-    def sample(self):
-        """Read one window; about 12 ms on an ESP32. Raises OSError when the ADC does not read."""
+    def _read(self):
+        """Read half a window, in ascending order."""
         samples = self._samples
         read_uv = self._read_uv
         pace_us = self._pace_us
+        pause_us = self._pause_us
         jitter = self._jitter
-        for index in range(_READS):
+        for index in range(_HALF):
             samples[index] = read_uv()
             if pace_us:
                 jitter = (jitter * 75 + 74) % 65537
-                pace_us(jitter & 15)
+                pace_us(pause_us + (jitter & _JITTER_US))
         self._jitter = jitter
         samples.sort()
+
+    def _judge(self):
+        """Levels of half a window. An outer third of the samples on either side of the middle may
+        be spikes; two thirds on the inner side may be slow edges."""
+        samples = self._samples
         low_uv = samples[_OUTLIERS]
-        high_uv = samples[_READS - 1 - _OUTLIERS]
-        middle_uv = (low_uv + high_uv) // 2
-        self.pwm = (high_uv - low_uv) * 10 // self._gain >= _PWM_MV
+        high_uv = samples[_HALF - 1 - _OUTLIERS]
         split = 0
-        if self.pwm:
+        self._at_rail = False
+        if high_uv - low_uv >= self._pwm_uv:
+            middle_uv = (low_uv + high_uv) // 2
             while samples[split] < middle_uv:
                 split += 1
-            self.low_mv = self._pilot_mv(samples[split // 2])
-            self.high_mv = self._pilot_mv(samples[(split + _READS) // 2])
+            self._low_uv = samples[split // 3]
+            self._high_uv = samples[split + (_HALF - split) * 2 // 3]
         else:
-            self.high_mv = self.low_mv = self._pilot_mv(samples[_READS // 2])
+            self._low_uv = self._high_uv = samples[_HALF // 2]
+            # noise would move it
+            self._at_rail = high_uv >= _RAIL_UV and self._high_uv == samples[_HALF - 1]
+        self._above = _HALF - split
+        self._most_uv = samples[_HALF - 1]
+
+    def _pilot_mv(self, pin_uv):
+        return (pin_uv - self._zero_uv) * 100 // self._gain
+
+    def sample(self):
+        """Read one window; about 13 ms on an ESP32. Raises OSError when the ADC does not read."""
+        begin_us = time.ticks_us()
+        self._read()
+        self._judge()
+        high_uv = self._high_uv
+        first_mv = self._pilot_mv(high_uv)
+        low_mv = self._pilot_mv(self._low_uv)
+        above = self._above
+        at_rail = self._at_rail
+        most_uv = self._most_uv
+        self._read()
+        if self._pace_us:
+            short_us = _LEAST_US - time.ticks_diff(time.ticks_us(), begin_us)
+            if short_us > 0:  # 250 reads of a fast ADC would be less than 10 periods
+                self._pause_us = min(_MOST_PAUSE_US, self._pause_us + short_us // _READS + 1)
+        self._judge()
+        second_mv = self._pilot_mv(self._high_uv)
+        other_mv = self._pilot_mv(self._low_uv)
+        if abs(low_mv - other_mv) <= _MOVED_MV:
+            low_mv = (low_mv + other_mv) // 2
+        else:  # the offer came or went
+            low_mv = min(low_mv, other_mv)
+        high_mv = (first_mv + second_mv) // 2
+        apart = high_mv - low_mv >= _PWM_MV
+        pwm = apart and low_mv < _NEGATIVE_MV
+        steady = abs(first_mv - second_mv) <= _MOVED_MV and pwm == apart
+        if high_mv < -_PWM_MV and max(most_uv, self._most_uv) > self._zero_uv:
+            steady = False  # state F has no positive sample at all
+        self.high_mv = high_mv if steady else None
+        self.low_mv = low_mv
+        self.pwm = pwm
+        self.saturated = at_rail and self._at_rail
+        self._duty(above + self._above)
+        if steady and not pwm and not self.saturated:
+            self._follow((high_uv + self._high_uv) // 2)
+        else:
+            self._held = 0
+
+    def _duty(self, above):
+        if not self.pwm:
+            self.duty_permille = self.duty_permille_estimate = 1000
+            return
+        self.duty_permille_estimate = above * 1000 // _READS
+        edges = self._edges
+        self.duty_permille = edges.duty_permille() if edges else None
+
+    def _follow(self, pin_uv):
+        """Take a steady level for state A's, if it can be nothing else, once it was held long."""
+        mv = (pin_uv - self._zero_uv) * 100 // (self._uv_per_v // 10)
+        if not _A_LEAST_MV <= mv <= _A_MOST_MV:
+            self._held = 0
+        elif not self._held or abs(mv - self._held_mv) > _A_STEADY_MV:
+            self._held = 1
+            self._held_mv = self._sum_mv = mv
+        else:
+            self._held += 1
+            self._sum_mv += mv
+            if self._held == _A_WINDOWS:
+                self._held = 0
+                mv = self._sum_mv // _A_WINDOWS
+                if abs(mv - self.a_mv) >= _A_STEP_MV:
+                    self._correct(mv)

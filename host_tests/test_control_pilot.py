@@ -1,63 +1,172 @@
-from drivers.control_pilot import FRONT_ENDS, ControlPilot
+import gc
+
+from drivers.control_pilot import FRONT_ENDS, ControlPilot, front_end_data
 from support import raises
 
+_STEP_US = 40
 
-class _Adc:
-    """Gives the pin voltage of a pilot waveform, one sample after the other."""
 
-    def __init__(self, front_end, high_mv, low_mv, duty_percent, noise_mv=0, spikes=0):
-        self._zero_uv, self._gain = FRONT_ENDS[front_end]
-        self._levels = (high_mv, low_mv)
-        self._duty = duty_percent
+class Adc:
+    """The pin voltage of a pilot; `levels`: rows (from ms, high mV, low mV, duty in percent)."""
+
+    def __init__(self, front_end, levels, noise_mv=45, gain=100, top_uv=3300000):
+        self._zero_uv, self._uv_per_v = front_end_data(front_end)
+        self.levels = levels if isinstance(levels, list) else [(0,) + levels]
         self._noise = noise_mv
-        self._spikes = spikes
+        self._gain = gain  # percent
+        self._top_uv = top_uv
         self._random = 12345
+        self._phase_us = 321
+        self._now_us = 0
+        self.spikes = {}  # number of the read -> mV
         self.reads = 0
 
+    def draw(self, less_than):
+        self._random = (self._random * 75 + 74) % 65537
+        return self._random % less_than
+
+    def quick_uv(self):
+        """Some level that costs no memory."""
+        return 2096500 if self.draw(2) else 238000
+
+    def pace_us(self, us):
+        pass
+
     def read_uv(self):
-        self._random = (self._random * 1103515245 + 12345) & 0x7FFFFFFF
-        phase = (self._random >> 8) % 100
-        level_mv = self._levels[0] if phase < self._duty else self._levels[1]
-        if self.reads < self._spikes:
-            level_mv = 15000
-        self.reads += 1
+        self._now_us += _STEP_US - 10 + self.draw(21)
+        for begin_ms, high_mv, low_mv, duty in self.levels:
+            if self._now_us >= begin_ms * 1000:
+                mv = high_mv if (self._now_us + self._phase_us) % 1000 < 10 * duty else low_mv
         if self._noise:
-            level_mv += (self._random >> 16) % (2 * self._noise) - self._noise
-        return self._zero_uv + level_mv * self._gain // 10
+            mv += self.draw(2 * self._noise) - self._noise
+        mv += self.spikes.get(self.reads, 0)
+        self.reads += 1
+        return min(self._top_uv, self._zero_uv + mv * self._gain // 100 * self._uv_per_v // 1000)
+
+
+def _sampled(adc, front_end="fe3", **more):
+    pilot = ControlPilot(adc, front_end, **more)
+    pilot.sample()
+    return pilot
 
 
 def test_levels_and_pwm_through_each_front_end():
-    for front_end in FRONT_ENDS:
+    for front_end in ("fe1", "fe2", "fe3", {"zero_uv": 1500000, "uv_per_v": 100000}):
         for high_mv, low_mv, duty, pwm in (
             (12000, 12000, 100, False), (9000, -12000, 50, True), (6000, -12000, 10, True),
             (6000, -12000, 96, True), (6000, 6000, 100, False), (3000, -10700, 27, True),
             (0, 0, 100, False), (-12000, -12000, 100, False), (9000, -9000, 53, True),
+            (9000, -12000, 5, True), (12000, -12000, 5, True), (3000, -3000, 50, True),
+            (0, -12000, 30, True), (-30, -30, 100, False), (-800, -800, 100, False),
         ):
-            pilot = ControlPilot(_Adc(front_end, high_mv, low_mv, duty), front_end)
-            pilot.sample()
+            pilot = _sampled(Adc(front_end, (high_mv, low_mv, duty)), front_end)
             assert pilot.pwm == pwm, (front_end, high_mv, duty)
-            assert abs(pilot.high_mv - high_mv) <= 15, (front_end, high_mv, pilot.high_mv)
-            if pwm:
-                assert abs(pilot.low_mv - low_mv) <= 15, (front_end, low_mv, pilot.low_mv)
+            assert abs(pilot.high_mv - high_mv) <= 60, (front_end, high_mv, pilot.high_mv)
+            assert abs(pilot.low_mv - low_mv) <= 60, (front_end, low_mv, pilot.low_mv)
+            assert abs(pilot.duty_permille_estimate - 10 * duty) <= 20, duty
+
+
+def test_narrow_pulses_are_found_in_every_window():
+    for duty in (5, 96):
+        adc = Adc("fe3", (6000, -12000, duty), noise_mv=200)
+        pilot = ControlPilot(adc, "fe3")
+        for window in range(100):
+            pilot.sample()
+            assert pilot.pwm, (duty, window)
+            assert abs(pilot.high_mv - 6000) < 250, (duty, window, pilot.high_mv)
+            assert abs(pilot.low_mv + 12000) < 250, (duty, window, pilot.low_mv)
 
 
 def test_noise_and_spikes_do_not_move_the_levels():
-    pilot = ControlPilot(_Adc("fe3", 6000, -12000, 30, noise_mv=400, spikes=2), "fe3")
-    pilot.sample()
-    assert pilot.pwm
-    assert abs(pilot.high_mv - 6000) < 250, pilot.high_mv
-    assert abs(pilot.low_mv + 12000) < 250, pilot.low_mv
+    for duty, pwm in ((30, True), (5, True), (100, False)):
+        adc = Adc("fe3", (6000, -12000, duty), noise_mv=300)
+        for read, mv in ((3, 9000), (40, 9000), (60, -9000), (99, -7000), (150, 9000),
+                         (200, -9000), (220, 20000), (249, -9000)):
+            adc.spikes[read] = mv
+        pilot = _sampled(adc)
+        assert pilot.pwm == pwm, duty
+        assert abs(pilot.high_mv - 6000) < 250, (duty, pilot.high_mv)
+        assert abs(pilot.low_mv - (-12000 if pwm else 6000)) < 250, (duty, pilot.low_mv)
 
 
-def test_reads_are_jittered_and_enough():
+def test_a_level_that_changes_inside_a_window_is_no_level():
+    for at_ms in (2, 3, 5, 7, 8):
+        for old, new in (
+            ((12000, 12000, 100), (6000, -12000, 27)), ((6000, -12000, 27), (12000, 12000, 100)),
+            ((12000, 12000, 100), (6000, 6000, 100)), ((6000, -12000, 50), (-12000, -12000, 100)),
+            ((9000, 9000, 100), (0, 0, 100)), ((-12000, -12000, 100), (9000, -12000, 50)),
+        ):
+            pilot = _sampled(Adc("fe3", [(0,) + old, (at_ms,) + new]))
+            assert pilot.high_mv is None or min(
+                abs(pilot.high_mv - old[0]), abs(pilot.high_mv - new[0])) < 60, (
+                    at_ms, old, new, pilot.high_mv)
+        # the offer that comes or goes is no change of the level
+        for old, new in (((9000, 9000, 100), (9000, -12000, 27)),
+                         ((6000, -12000, 96), (6000, 6000, 100))):
+            pilot = _sampled(Adc("fe3", [(0,) + old, (at_ms,) + new]))
+            assert abs(pilot.high_mv - old[0]) < 60
+    assert _sampled(Adc("fe3", [(0, 12000, 12000, 100), (5, 6000, 6000, 100)])).high_mv is None
+
+
+def test_a_rare_positive_sample_is_not_state_f():
+    adc = Adc("fe3", (-12000, -12000, 100))
+    adc.spikes[100] = 18000
+    assert _sampled(adc).high_mv is None
+
+
+def test_reads_are_jittered_enough_and_spread_over_ten_periods():
     pauses = []
-    adc = _Adc("fe3", 9000, -12000, 50)
-    ControlPilot(adc, "fe3", pauses.append).sample()
+    adc = Adc("fe3", (9000, -12000, 50))
+    pilot = ControlPilot(adc, "fe3", pauses.append)
+    pilot.sample()
     assert adc.reads == 250
     assert len(set(pauses)) > 10
+    assert max(pauses) <= 15
+    for _ in range(30):
+        pilot.sample()
+    assert sum(pauses[-250:]) > 3000  # the ADC of this test takes no time
+    assert max(pauses) <= 75
 
 
-def test_an_unknown_front_end_is_refused_with_the_known_ones():
-    message = str(raises(ValueError, ControlPilot, _Adc("fe3", 0, 0, 1), "fe9"))
-    assert "fe9" in message
-    assert "fe1, fe2, fe3" in message
+def test_duty_comes_from_edges_only():
+    class Edges:
+        permille = 533
+
+        def duty_permille(self):
+            return self.permille
+
+    for duty, edges, expected in ((53, Edges(), 533), (53, None, None), (100, Edges(), 1000)):
+        pilot = _sampled(Adc("fe3", (9000, -12000, duty)), edges=edges)
+        assert pilot.duty_permille == expected, (duty, expected)
+
+
+def test_an_unknown_front_end_is_refused_with_what_is_allowed():
+    for wrong, words in (
+        ("fe9", ("fe9", "fe1, fe2, fe3")), (None, ("fe1, fe2, fe3",)), ({}, ("zero_uv", "None")),
+        ({"zero_uv": 1300000}, ("uv_per_v",)), ({"zero_uv": True, "uv_per_v": 1}, ("zero_uv",)),
+        ({"zero_uv": 1300000, "uv_per_v": 19999}, ("20000",)),
+        ({"zero_uv": 1300000, "uv_per_v": 88500, "x": 1}, ("x",)),
+        ({"zero_uv": 1300000, "uv_per_v": 120000}, ("-140000", "3300000")),
+        ({"zero_uv": 2500000, "uv_per_v": 88500}, ("3562000",)),
+    ):
+        message = str(raises(ValueError, front_end_data, wrong))
+        for word in words:
+            assert word in message, (wrong, message)
+    assert front_end_data("fe1") == FRONT_ENDS["fe1"]
+
+
+def test_a_window_allocates_nothing():
+    adc = Adc("fe3", (9000, -12000, 50))
+    pilot = ControlPilot(adc, "fe3")
+    pilot._read_uv = adc.quick_uv
+    pilot._pace_us = adc.pace_us
+    for _ in range(3):
+        pilot.sample()
+    gc.collect()
+    gc.disable()
+    before = gc.mem_alloc()
+    for _ in range(20):
+        pilot.sample()
+    after = gc.mem_alloc()
+    gc.enable()
+    assert after - before < 64, after - before  # the counts' own

@@ -22,7 +22,8 @@ def _levels(found, at_ms=0):
 
 def test_the_front_ends_are_those_of_the_driver():
     assert waveform.FRONT_ENDS == {
-        name: (zero_uv / 1000, gain / 10) for name, (zero_uv, gain) in DRIVER_FRONT_ENDS.items()}
+        name: (zero_uv / 1000, uv_per_v / 1000)
+        for name, (zero_uv, uv_per_v) in DRIVER_FRONT_ENDS.items()}
 
 
 @pytest.mark.parametrize("front_end", ["fe1", "fe2", "fe3", (1500, 100)])
