@@ -9,8 +9,8 @@ def test_levels_with_dead_bands():
         (7500, C, C), (7500, A, B), (7500, D, C), (7000, B, C), (6000, B, C), (5000, D, C),
         (4500, C, C), (4500, A, C), (4500, D, D), (4500, E, D), (3900, C, D), (3000, C, D),
         (2300, E, D), (2300, A, D), (2199, A, E), (2199, C, E), (2100, D, D), (1999, D, E),
-        (1900, E, E), (1500, D, E), (0, A, E), (-500, A, E), (-9000, A, E), (-10499, F, E),
-        (-10500, A, F), (-12000, A, F), (12000, F, A),
+        (1900, E, E), (1500, D, E), (0, A, E), (-500, A, E), (-9000, A, E), (-9999, F, E),
+        (-10000, A, F), (-12000, A, F), (12000, F, A),
     ):
         assert pilot.classify(high_mv, previous) == expected, (high_mv, previous)
 
@@ -87,6 +87,17 @@ def test_what_lies_between_two_levels_is_no_state_and_dates_the_change():
 def test_the_same_state_at_another_level_changes_nothing():
     assert _play([(9000, True)] * 3 + [(7400, True)] * 3 + [(8900, True)] * 3
                  + [(6000, True)] * 2) == [(B, True, 0), (C, True, 450)]
+
+
+def test_a_state_is_held_as_long_as_windows_show_it():
+    filtered = PilotFilter()
+    for at_ms, high_mv, seen_ms in (
+        (0, 12000, 0), (50, 12000, 50), (100, 12000, 100), (150, None, 100), (200, 9000, 100),
+        (250, 9000, 250), (300, 9000, 300), (350, 12000, 300), (400, 7500, 400), (450, None, 400),
+        (500, 12000, 400), (550, 12000, 550),
+    ):
+        filtered.window(high_mv, high_mv, False, at_ms)
+        assert filtered.seen_ms == seen_ms, at_ms
 
 
 def test_state_f_takes_50_ms():

@@ -18,9 +18,8 @@ NAMES = "ABCDEF"
 # to 1.9 V, which is not to be D.
 _UP_MV = (10900, 7800, 4800, 2200)
 _DOWN_MV = (10100, 7100, 4000, 2000)
-_F_MV = const(-10500)
 _F_MS = const(50)
-_LOW_SIDE_MV = const(-10000)
+_LOW_SIDE_MV = const(-10000)  # -12 V, sagging to -10.7, through a front end that is 6 % off
 _LOW_GOOD_MV = const(-11400)
 _CLAMP_MV = const(1200)
 _POSITIVE_MV = const(2000)
@@ -31,7 +30,7 @@ _MOVING_MS = const(150)
 def classify(high_mv, previous):
     """State A to F of a window with upper level `high_mv`; `previous` is the state before, for the
     dead bands."""
-    if high_mv <= _F_MV:
+    if high_mv <= _LOW_SIDE_MV:
         return F
     state = A
     for border in range(4):
@@ -77,6 +76,7 @@ class PilotFilter:
     state        None before the first two equal windows
     since_ms     monotonic time of the first window that showed the change to this state: the first
                  one that left the level before, for up to 150 ms on the way
+    seen_ms      monotonic time of the newest window that showed this state: it was held until then
     pwm          whether the charger offers current by PWM
     diode_fault  no diode behind the plug
     low_weak     the PWM's negative half does not reach -11.4 V
@@ -87,7 +87,7 @@ class PilotFilter:
     def __init__(self):
         self.state = None
         self.pwm = self.diode_fault = self.low_weak = self.cp_short = False
-        self.since_ms = 0
+        self.since_ms = self.seen_ms = 0
         self._level_mv = None  # of the believed state
         self._left_ms = None  # first window away from it
         self._seen = None
@@ -111,6 +111,8 @@ class PilotFilter:
         seen = state + 8 * pwm + 16 * diode
         equal = seen == self._seen and abs(high_mv - self._seen_mv) <= _SAME_MV
         self._seen_mv = high_mv
+        if state == self.state:
+            self.seen_ms = mono_ms
         if not equal:
             self._seen = seen
             self._seen_ms = mono_ms
@@ -130,6 +132,7 @@ class PilotFilter:
             if left_ms is not None and self._seen_ms - left_ms <= _MOVING_MS:
                 self.since_ms = left_ms
         self.state = state
+        self.seen_ms = mono_ms
         self.pwm = pwm
         self.diode_fault = diode
         return True
