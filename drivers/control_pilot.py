@@ -27,6 +27,7 @@ _A_LEAST_MV = const(11040)
 _A_MOST_MV = const(12960)
 _A_STEADY_MV = const(150)
 _A_WINDOWS = const(200)  # about 12 s
+_ODD = const(3)  # so many windows in a row without it end state A; fewer are spikes
 _A_STEP_MV = const(20)
 _RAIL_UV = const(2400000)  # no ADC ends below
 
@@ -92,7 +93,7 @@ class ControlPilot:
         self._jitter = 1
         self._pwm_uv = _PWM_MV * self._uv_per_v // 1000
         self._high_uv = self._low_uv = self._most_uv = self._above = 0
-        self._held = self._held_mv = self._sum_mv = 0
+        self._held = self._held_mv = self._sum_mv = self._odd = 0
         self._at_rail = False
         self.high_mv = self.low_mv = 0
         self.pwm = self.saturated = False
@@ -176,9 +177,14 @@ class ControlPilot:
         self.saturated = at_rail and self._at_rail
         self._duty(above + self._above)
         if steady and not pwm and not self.saturated:
-            self._follow((high_uv + self._high_uv) // 2)
-        else:
-            self._held = 0
+            mv = ((high_uv + self._high_uv) // 2 - self._zero_uv) * 100 // (self._uv_per_v // 10)
+            if _A_LEAST_MV <= mv <= _A_MOST_MV:
+                self._odd = 0
+                self._follow(mv)
+                return
+        self._odd += 1
+        if self._odd == _ODD:
+            self._held = self._odd = 0
 
     def _duty(self, above):
         if not self.pwm:
@@ -188,19 +194,15 @@ class ControlPilot:
         edges = self._edges
         self.duty_permille = edges.duty_permille() if edges else None
 
-    def _follow(self, pin_uv):
-        """Take a steady level for state A's, if it can be nothing else, once it was held long."""
-        mv = (pin_uv - self._zero_uv) * 100 // (self._uv_per_v // 10)
-        if not _A_LEAST_MV <= mv <= _A_MOST_MV:
+    def _follow(self, mv):
+        """Correct the gain once a level that only state A has was held long."""
+        if not self._held or abs(mv - self._held_mv) > _A_STEADY_MV:
+            self._held = self._sum_mv = 0
+            self._held_mv = mv
+        self._held += 1
+        self._sum_mv += mv
+        if self._held == _A_WINDOWS:
             self._held = 0
-        elif not self._held or abs(mv - self._held_mv) > _A_STEADY_MV:
-            self._held = 1
-            self._held_mv = self._sum_mv = mv
-        else:
-            self._held += 1
-            self._sum_mv += mv
-            if self._held == _A_WINDOWS:
-                self._held = 0
-                mv = self._sum_mv // _A_WINDOWS
-                if abs(mv - self.a_mv) >= _A_STEP_MV:
-                    self._correct(mv)
+            mv = self._sum_mv // _A_WINDOWS
+            if abs(mv - self.a_mv) >= _A_STEP_MV:
+                self._correct(mv)

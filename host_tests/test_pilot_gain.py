@@ -29,6 +29,17 @@ def test_state_a_corrects_the_gain_and_no_sooner_than_it_is_held():
     assert abs(again.high_mv - 6000) <= 60, again.high_mv
 
 
+def test_a_window_of_spikes_does_not_end_state_a_and_three_do():
+    for odd, corrected in ((1, True), (2, True), (3, False)):
+        adc = Adc("fe3", (12000, 12000, 100), gain=95)
+        pilot = ControlPilot(adc, "fe3")
+        for window in range(_WINDOWS + 10):
+            level_mv = 12000 if not 100 <= window < 100 + odd else 7000
+            adc.levels = [(0, level_mv, level_mv, 100)]
+            pilot.sample()
+        assert (pilot.a_mv != 12000) == corrected, odd
+
+
 def test_nothing_but_state_a_corrects_the_gain():
     for levels, gain in (
         ((9560, 9560, 100), 115), ((9000, -12000, 50), 100), ((12000, -12000, 50), 95),

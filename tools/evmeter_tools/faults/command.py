@@ -46,6 +46,12 @@ def _bit_rot(trials, short, progress):
     return power_cut.bit_rot(trials, progress=progress, **more)
 
 
+def _session_pilot(trials, short, progress):
+    from evmeter_tools.measure import pilot
+
+    return pilot.run(trials, progress=progress, control_windows=5000 if short else 12000)
+
+
 def _fuzz(target):
     def run(trials, short, progress):
         return fuzz.fuzz(target, trials, progress=progress)
@@ -58,6 +64,7 @@ CAMPAIGNS = {
     "bus": Campaign(_bus, 100000, 3000),
     "power-cut": Campaign(_power_cut, 16000, 600),
     "bit-rot": Campaign(_bit_rot, 20000, 300),
+    "session-pilot": Campaign(_session_pilot, 100000, 4000),
 }
 # likewise, where atheris is
 FUZZ = {"hostile-fuzz-" + target: Campaign(_fuzz(target), 1000000, 20000)

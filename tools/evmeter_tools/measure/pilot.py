@@ -12,7 +12,7 @@ from drivers.control_pilot import ControlPilot
 from evmeter.session import pilot as states
 from evmeter.session.machine import CLOSE, OPEN, SessionMachine
 from evmeter.session.pilot import PilotFilter
-from evmeter_tools.bench.waveform import FRONT_ENDS, SAMPLES, Waveform
+from evmeter_tools.bench.waveform import FRONT_ENDS, Waveform
 from evmeter_tools.faults.result import Result
 
 WINDOWS = 100_000
@@ -22,20 +22,28 @@ _WINDOW_MS = 10
 _PAUSE_MS = 50
 _LATE_MS = 20  # by which other tasks delay a window
 _MATCH_MS = 1500
-_BELIEVED_MS = 500  # so long may a state be believed after its end
+_BELIEVED_MS = 600  # so long may a state be believed after its end
 _DUTIES = (5, 8, 10, 16, 26.7, 53.3, 85, 96)
+# errors of a life's front end: of its gain and the ADC's, offset in mV
+_ERRORS = {"far": (0.055, 0.005, 5), "near": (0.004, 0.002, 2), "usual": (0.01, 0.005, 5)}
 # where the levels of a state may lie, and where they still count as that state
 _RANGES_MV = {"A": (11400, 12600), "B": (8360, 9560), "C": (5480, 6490), "D": (2620, 3250)}
-_SAGGED_MV = {"A": 10500, "B": 7450, "C": 4400}
-_WARM_MS = 15_000  # state A, by which the gain is corrected
+_SAGGED_MV = {"A": (10250, 10750), "B": (7250, 7700), "C": (4150, 4600)}
+_REACH_MS = 100
+_NOISES_MV = (2, 4, 12, 20)
+_WARM_MS = 18_000  # state A, by which the gain is corrected
 
 
 class Designs:
-    """The parts under test; a control puts a wrong one in."""
+    """The parts under test; a control puts a wrong one in. `bands`: names of evmeter.session.pilot
+    and other values for them; `kinds`: of lives."""
 
-    def __init__(self, pilot=ControlPilot, filtered=PilotFilter):
+    def __init__(self, pilot=ControlPilot, filtered=PilotFilter, *,
+                 kinds=("far", "near", "near", "usual"), **bands):
+        self.kinds = kinds
         self.pilot = pilot
         self.filtered = filtered
+        self.bands = bands
 
 
 class _Adc:
@@ -66,9 +74,9 @@ class _Car:
     """What is plugged, at random: rows (duration ms, settings of the waveform). Durations keep
     away from the limits by which a session opens and closes, 300 and 500 ms."""
 
-    def __init__(self, rng, exact):
+    def __init__(self, rng, near):
         self._rng = rng
-        self._exact = exact  # the gain is known well enough for levels inside the dead bands
+        self._near = near  # the gain is known well enough for levels inside the dead bands
         self._ms = rng.uniform
         self._fast = rng.random() < 0.5
 
@@ -80,12 +88,14 @@ class _Car:
         found = {"state": state, "cp": "ok",
                  "ramp_ms": self._pick(*ramps_ms or (0, 0, 0, 2, 20, 80))}
         if state in _RANGES_MV and self._rng.random() < 0.7:
-            found["level_mv"] = self._rng.randrange(*_RANGES_MV[state])
+            least_mv, most_mv = _RANGES_MV[state]
+            found["level_mv"] = self._pick(least_mv, most_mv, self._rng.randint(least_mv, most_mv))
         return found
 
     def _sag(self, state):
         """A level that sinks into the dead band under its state, and comes back."""
-        yield self._ms(600, 2500), {"level_mv": _SAGGED_MV[state], "ramp_ms": 1500}
+        yield self._ms(700, 2000), {
+            "level_mv": self._rng.randrange(*_SAGGED_MV[state]), "ramp_ms": 500}
         yield self._ms(600, 1500), {"level_mv": None, "ramp_ms": 0}
 
     def idle(self):
@@ -97,7 +107,7 @@ class _Car:
                 yield self._ms(20, 250), self._level(self._pick("B", "C"), 0, 2, 20)
             elif kind in ("short", "cut"):
                 yield self._ms(20, 2500), {"cp": kind, "ramp_ms": 0}
-            elif self._exact:
+            elif self._near:
                 yield from self._sag("A")
             yield self._ms(200, 2500), self._level("A", 0, 2, 20)
         yield self._ms(900, 1500), self._level("A")
@@ -115,14 +125,17 @@ class _Car:
         yield self._ms(600, 1500), {}
         for _ in range(self._rng.randrange(7)):
             yield from self._inside(
-                self._pick("offer", "request", "wish", "E", "F", "sag", "flap"))
+                self._pick("offer", "request", "wish", "slow", "E", "F", "sag", "flap"))
 
     def _inside(self, kind):
         if kind == "offer":
             yield self._ms(200, 2000), {"duty_percent": self._pick(100, *_DUTIES)}
         elif kind == "request":
-            yield self._ms(300, 2000), self._level(
-                self._pick("B", "C", "C", "D"), 0, 0, 2, 20, 80, 250)
+            yield self._ms(300, 2000), self._level(self._pick("B", "C", "C", "D"))
+        elif kind == "slow":
+            yield self._ms(600, 1500), self._level("B")
+            yield self._ms(600, 1500), self._level("D", 200, 300)
+            yield self._ms(600, 1500), self._level("B", 200, 300)
         elif kind == "wish":  # unplugged, and back before it counts
             yield self._ms(20, 400), self._level("A", 0, 2, 20)
             yield self._ms(600, 2000), self._level(self._pick("B", "C"), 0, 2, 20)
@@ -137,7 +150,7 @@ class _Car:
                 yield self._ms(30, 250), self._level("B")
                 yield self._ms(30, 250), self._level("C")
             yield self._ms(600, 1500), self._level("C")
-        elif self._exact:
+        elif self._near:
             state = self._pick("B", "C")
             yield self._ms(400, 1000), self._level(state)
             yield from self._sag(state)
@@ -171,29 +184,29 @@ class _Life:
     def __init__(self, found, designs, seed):
         self.found = found
         self._rng = rng = random.Random(seed)
-        exact = seed % 2 == 0
         name = rng.choice([*FRONT_ENDS, None])
         ours, theirs = _custom(rng) if name is None else (name, name)
-        noise_mv = rng.choice((2, 4, 4, 12, 20))
-        # Without a correction, the front end and the ADC may be off by so much together.
-        far = rng.random() < 0.5
-        error, offset_mv = (0.05, 15) if far else (0.02, 8)
-        if exact and not far:
-            error, offset_mv = 0.005, 2
-        self._exact = exact and not far
-        if self._exact:
-            noise_mv = min(noise_mv, 12)
+        # Until state A has corrected it, the gain of a life that is far off misleads; of one that
+        # is near, levels inside the dead bands still tell their state.
+        kind = rng.choice(designs.kinds)
+        error, adc_error, offset_mv = _ERRORS[kind]
+        gain = 1 + rng.choice((-1, 1)) * rng.uniform(0.7, 1) * error
+        if kind == "far" and name == "fe2":
+            gain = min(gain, 2 - gain)  # a level at the ADC's end corrects nothing
+        self._near = kind == "near"
+        self._warm_ms = _WARM_MS if kind == "far" else 1000
         self._waveform = Waveform(
-            theirs, rng.randrange(1 << 30), noise_mv=noise_mv, spike_mv=rng.choice((300, 800)),
-            spikes=rng.choice((0, 0.5, 2)), offset_mv=rng.uniform(-offset_mv, offset_mv),
-            gain=1 + rng.uniform(-error, error) / 2, adc_gain=1 + rng.uniform(-error, error) / 4,
-            top_mv=rng.choice((3100, 3300)))
+            theirs, rng.randrange(1 << 30),
+            noise_mv=rng.choice(_NOISES_MV[: 3 if self._near else 4]),
+            spikes=rng.choice((0, 0.5, 2)), spike_mv=rng.choice((300, 800)),
+            offset_mv=rng.uniform(-offset_mv, offset_mv), gain=gain,
+            adc_gain=1 + rng.uniform(-adc_error, adc_error),
+            top_mv=3300 if kind == "far" else rng.choice((3100, 3300)))
         self._adc = _Adc(self._waveform)
         self._pilot = designs.pilot(self._adc, ours)
         self._filter = designs.filtered()
         self._machine = SessionMachine(120_000)
         self._truth = _Truth()
-        self._warm_ms = _WARM_MS if far else 1000
         self._now_ms = 0.0
         self._due_ms = 0.0  # of the next change
         self.opened = []
@@ -227,7 +240,7 @@ class _Life:
             else:
                 self._wrong_state = None
         for what, at_ms in self._machine.step(filtered.state, filtered.pwm, filtered.since_ms,
-                                              filtered.seen_ms):
+                                             filtered.seen_ms):
             if what == OPEN:
                 self.opened.append(at_ms)
             elif what == CLOSE:
@@ -248,7 +261,7 @@ class _Life:
 
     def run(self, windows):
         """So many windows; then the device is judged."""
-        car = _Car(self._rng, self._exact)
+        car = _Car(self._rng, self._near)
         self._play([(self._warm_ms, {})])
         while self.windows < windows:
             self._play(car.idle())
@@ -278,6 +291,10 @@ class _Life:
         found.windows += self.windows
 
 
+def _p99_ms(errors):
+    return statistics.quantiles([abs(error) for error in errors], n=100)[98]
+
+
 class Found:
     """What a campaign found: windows, sessions, errors of their edges in ms, what was wrong."""
 
@@ -296,17 +313,104 @@ class Found:
 
     def p99_ms(self):
         """Error of the start and the stop of a session, 99th percentile."""
-        return statistics.quantiles(map(abs, self.starts + self.stops), n=100)[98]
+        return _p99_ms(self.starts + self.stops)
 
 
 def campaign(windows=WINDOWS, designs=None, seed=1, progress=None):
     """Play plug sequences for so many windows or a few more; the same seed, the same windows."""
     found = Found()
+    designs = designs or Designs()
+    kept = {name: getattr(states, name) for name in designs.bands}
     life = 0
-    while found.windows < windows:
-        _Life(found, designs or Designs(), seed * 1000 + life).run(
-            min(_LIFE, windows - found.windows))
-        life += 1
-        if progress:
-            progress(min(found.windows, windows), windows)
+    try:
+        for name, value in designs.bands.items():
+            setattr(states, name, value)
+        while found.windows < windows:
+            _Life(found, designs, seed * 1000 + life).run(min(_LIFE, windows - found.windows))
+            life += 1
+            if progress:
+                progress(min(found.windows, windows), windows)
+    finally:
+        for name, value in kept.items():
+            setattr(states, name, value)
     return found
+
+
+class _OneWindow(PilotFilter):
+    """Believes the first window."""
+
+    def window(self, high_mv, low_mv, pwm, mono_ms):
+        changed = super().window(high_mv, low_mv, pwm, mono_ms)
+        return super().window(high_mv, low_mv, pwm, mono_ms) or changed
+
+
+class _NotBack(PilotFilter):
+    """Dates a change to when it is believed."""
+
+    def window(self, high_mv, low_mv, pwm, mono_ms):
+        before = self.state
+        changed = super().window(high_mv, low_mv, pwm, mono_ms)
+        if self.state != before:
+            self.since_ms = mono_ms
+        return changed
+
+
+class _Extremes(ControlPilot):
+    """Takes the highest and the lowest sample: one spike wins."""
+
+    def _judge(self):
+        super()._judge()
+        self._low_uv = self._samples[0]
+        self._high_uv = self._samples[-1]
+
+
+class _NoGain(ControlPilot):
+    """Believes its front end's data."""
+
+    def _correct(self, a_mv):
+        super()._correct(12000)
+
+
+_MIDDLES_MV = (10500, 7450, 4400, 2220)
+CONTROLS = {
+    "one window is believed": Designs(filtered=_OneWindow),
+    "no dead bands": Designs(_UP_MV=_MIDDLES_MV, _DOWN_MV=_MIDDLES_MV),
+    "a level on its way is a level": Designs(_SAME_MV=30000),
+    "highest sample in place of a quantile": Designs(pilot=_Extremes),
+    "no correction of the gain": Designs(pilot=_NoGain, kinds=("far",)),
+    "no date but the believed window's": Designs(filtered=_NotBack),
+}
+
+
+def caught(found):
+    """Whether a campaign shows that something is wrong."""
+    late = len(found.stops) > 1 and _p99_ms(found.stops) > _REACH_MS
+    return late or any(found.wrongs.values())
+
+
+def run(windows=WINDOWS, seed=1, progress=None, control_windows=_CONTROL_WINDOWS):
+    """The fault campaign `session-pilot`: sessions and states invented or missed; then whether
+    wrong designs are noticed."""
+    found = campaign(windows, seed=seed, progress=progress)
+    result = Result("session-pilot")
+    result.trials = found.windows
+    result.violations = sum(found.wrongs.values())
+    result.texts = found.texts
+    result.counts.update(
+        {"sessions": found.sessions, "windows with a level that changed": found.unsteady,
+         "sessions invented": found.wrongs["invented"], "sessions missed": found.wrongs["missed"],
+         "states invented": found.wrongs["state"]})
+    for name, designs in CONTROLS.items() if control_windows else ():
+        result.controls[name] = caught(campaign(control_windows, designs, seed))
+    return result
+
+
+def edges():
+    """edge_error_ms_p99."""
+    found = campaign()
+    yield ("edge_error_ms_p99", round(found.p99_ms(), 1),
+           "%d starts: median %d, most %d; %d stops: median %d, most %d; %d windows, %d sessions: "
+           "%d invented, %d missed" % (
+               len(found.starts), statistics.median(found.starts), max(found.starts),
+               len(found.stops), statistics.median(found.stops), max(found.stops),
+               found.windows, found.sessions, found.wrongs["invented"], found.wrongs["missed"]))
