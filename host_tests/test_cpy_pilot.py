@@ -2,7 +2,8 @@
 
 import pytest
 
-from evmeter_tools.measure import pilot
+from evmeter_tools.errors import UserError
+from evmeter_tools.measure import pilot, stall
 
 
 def test_a_sample_of_the_campaign():
@@ -28,3 +29,11 @@ def test_the_same_seed_gives_the_same_windows():
     first, again, other = (pilot.campaign(600, seed=seed) for seed in (1, 1, 2))
     assert (first.windows, first.stops, first.starts) == (again.windows, again.stops, again.starts)
     assert first.starts != other.starts
+
+
+def test_gaps_are_read_from_the_log():
+    log = "2026 boot\nusual 52\nlongest 60 after 41 windows\nx\nlongest 99 after 300 windows\n"
+    assert stall.gaps(log) == (52, 99)
+    for wrong in ("", "usual 52\n", "evmeter: configuration: id"):
+        with pytest.raises(UserError, match=wrong.strip() or "no times"):
+            stall.gaps(wrong)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from drivers.control_pilot import FRONT_ENDS as DRIVER_FRONT_ENDS
+from drivers.pilot_front_end import FRONT_ENDS as DRIVER_FRONT_ENDS
 from evmeter_tools.bench import waveform
 from evmeter_tools.bench.waveform import Waveform
 

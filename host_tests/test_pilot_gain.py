@@ -1,6 +1,6 @@
 from drivers.control_pilot import ControlPilot
 from drivers.pilot_edges import PilotEdges
-from test_control_pilot import Adc
+from fakes.pilot_adc import Adc
 
 _WINDOWS = 200
 

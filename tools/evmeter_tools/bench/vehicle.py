@@ -1,6 +1,6 @@
 """The emulated control pilot: what the charger's ADC would sample, window by window, in a file.
 
-Front end "fe3" of drivers/control_pilot.py unless another one is named.
+Front end "fe3" of drivers/pilot_front_end.py unless another one is named.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The waveform of a control pilot as an ADC behind a front end samples it: no file, no thread, no
 clock; the same seed gives the same samples.
 
-Levels and duty as in IEC 61851-1 Annex A; front ends as in drivers/control_pilot.py.
+Levels and duty as in IEC 61851-1 Annex A; front ends as in drivers/pilot_front_end.py.
 """
 
 import random
