@@ -76,9 +76,11 @@ def test_what_lies_between_two_levels_is_no_state_and_dates_the_change():
     ):
         log = _play(steady + between + [(6000, True)] * 3)
         assert log == [(A, False, 0), (C, True, 150)], (between, log)
-    # a level that is still on its way after 150 ms: the first window of the state
-    log = _play(steady + [(None, False)] * 4 + [(6000, True)] * 2)
-    assert log == [(A, False, 0), (C, True, 350)], log
+    # a level that is still on its way after 300 ms: the first window of the state
+    log = _play(steady + [(None, False)] * 6 + [(6000, True)] * 2)
+    assert log == [(A, False, 0), (C, True, 150)], log
+    log = _play(steady + [(None, False)] * 7 + [(6000, True)] * 2)
+    assert log == [(A, False, 0), (C, True, 500)], log
     # and a step back takes the date along
     log = _play(steady + [(None, False), (12000, False), (6000, True), (6000, True)])
     assert log == [(A, False, 0), (C, True, 250)], log

@@ -24,7 +24,7 @@ _LOW_GOOD_MV = const(-11400)
 _CLAMP_MV = const(1200)
 _POSITIVE_MV = const(2000)
 _SAME_MV = const(700)  # windows further apart are not equal: the level is on its way
-_MOVING_MS = const(150)
+_MOVING_MS = const(300)
 
 
 def classify(high_mv, previous):
@@ -75,7 +75,7 @@ class PilotFilter:
 
     state        None before the first two equal windows
     since_ms     monotonic time of the first window that showed the change to this state: the first
-                 one that left the level before, for up to 150 ms on the way
+                 one that left the level before, for up to 300 ms on the way
     seen_ms      monotonic time of the newest window that showed this state: it was held until then
     pwm          whether the charger offers current by PWM
     diode_fault  no diode behind the plug
