@@ -22,7 +22,7 @@ _MOST_PAUSE_US = const(60)
 
 # Level of state A. With a source of 12 V +-0.6 V and a front end as far off, the gain is corrected
 # by 8 % at most; the next state below, B, lies 20 % away.
-_A_MV = const(12000)
+A_MV = const(12000)
 _A_LEAST_MV = const(11040)
 _A_MOST_MV = const(12960)
 _A_STEADY_MV = const(150)
@@ -52,7 +52,7 @@ class ControlPilot:
     duty_permille = None
     duty_permille_estimate = 1000
 
-    def __init__(self, adc, front_end, pace_us=None, edges=None, a_mv=_A_MV):
+    def __init__(self, adc, front_end, pace_us=None, edges=None, a_mv=A_MV):
         # needed once; who is short of memory may drop the module
         from drivers.pilot_front_end import front_end_data
 
@@ -69,11 +69,11 @@ class ControlPilot:
         self._at_rail = False
         self.high_mv = self.low_mv = 0
         self.pwm = self.saturated = False
-        self._correct(a_mv if _A_LEAST_MV <= a_mv <= _A_MOST_MV else _A_MV)
+        self._correct(a_mv if _A_LEAST_MV <= a_mv <= _A_MOST_MV else A_MV)
 
     def _correct(self, a_mv):
         self.a_mv = a_mv
-        self._gain = self._uv_per_v * (a_mv // 10) // (_A_MV // 10) // 10
+        self._gain = self._uv_per_v * (a_mv // 10) // (A_MV // 10) // 10
 
     def _read(self):
         """Read half a window, in ascending order."""
