@@ -54,6 +54,7 @@ class Board:
     name = "host"
     rs485_de = None
     pace_us = None
+    pilot_edges = None
     unique_id = b"\x02host0"
 
     def __init__(self, folder):

@@ -5,7 +5,7 @@ import os
 
 from micropython import const
 
-from drivers.control_pilot import ControlPilot
+from drivers.control_pilot import A_MV, ControlPilot
 from evmeter import BUILD_UNIX_S, VERSION
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ledger import Ledger, account, newest_unix_ms
@@ -31,6 +31,7 @@ _HOUSEKEEPING_MS = const(1000)
 _METER_LOST_MS = const(10000)
 _CLOCK_SLACK_MS = const(5000)
 _CURSOR_EVERY = const(10)  # seconds
+_PILOT_KEY = "pilot_a"
 _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
 
 
@@ -66,7 +67,7 @@ class App:
         self._build_meter(settings["meter"])
         self.ledger = Ledger(self.journal, self.signer, self.clock, self.poll.bus_idle,
                              self._identity)
-        self.pilot = ControlPilot(board.pilot_adc, settings["pilot"]["front_end"], board.pace_us)
+        self._build_pilot(settings["pilot"])
         self.keeper = SessionKeeper(settings, self.clock, self.poll, self.ledger, self.journal,
                                     self.alarms, board)
         if settings["tariff"]:
@@ -165,6 +166,28 @@ class App:
                                  self.clock, settings["serial"], board.rtc_pulses)
         return self.pulses
 
+    def _build_pilot(self, settings):
+        board = self.board
+        try:
+            a_mv = board.nvs.get_i32(_PILOT_KEY)
+        except OSError:
+            a_mv = A_MV
+        try:
+            self.pilot = ControlPilot(board.pilot_adc, settings["front_end"], board.pace_us,
+                                      board.pilot_edges, a_mv)
+        except ValueError as error:
+            raise StartError("pilot: %s" % error) from None
+        forget("drivers", "pilot_front_end")
+        self._kept_a_mv = a_mv
+
+    def _keep_pilot_gain(self):
+        """What state A measured is known again after a reboot."""
+        a_mv = self.pilot.a_mv
+        if a_mv != self._kept_a_mv:
+            self._kept_a_mv = a_mv
+            self.board.nvs.set_i32(_PILOT_KEY, a_mv)
+            self.board.nvs.commit()
+
     def _set_base(self):
         from evmeter.session import recovery
 
@@ -201,7 +224,7 @@ class App:
         while True:
             try:
                 pilot.sample()
-                keeper.window(pilot.high_mv, pilot.low_mv, pilot.pwm)
+                keeper.window(pilot.high_mv, pilot.low_mv, pilot.pwm, pilot.duty_permille)
                 self.alarms.clear(codes.PILOT)
             except OSError as error:
                 self.alarms.raise_(codes.PILOT, codes.CRITICAL, "pilot not readable: %s" % error)
@@ -257,6 +280,7 @@ class App:
                 await self._write_interval()
                 if round_ % _CURSOR_EVERY == 0:
                     await self.ledger.save_cursor()
+                    self._keep_pilot_gain()
 
     def _watch_meter(self):
         poll, now_ms = self.poll, self.clock.mono_ms()

@@ -95,8 +95,6 @@ def _link():
     """One Link for all inputs: its buffers are large."""
     global _LINK
     if _LINK is None:
-        mqtt.time = link_module.time = _CLOCK
-        mqtt.asyncio = types.SimpleNamespace(sleep_ms=_sleep_ms)
         _LINK = Link()
         _LINK.connect = _connected
     _LINK.close()
@@ -168,6 +166,16 @@ def _greeted(session, answer):
 def mqtt_in(data):
     """What a broker sends, cut into pieces as the first byte says: messages come out whole, in
     their order and with their PUBACK, or the connection ends with an OSError."""
+    before = mqtt.time, link_module.time, mqtt.asyncio
+    mqtt.time = link_module.time = _CLOCK
+    mqtt.asyncio = types.SimpleNamespace(sleep_ms=_sleep_ms)
+    try:
+        _take(data)
+    finally:
+        mqtt.time, link_module.time, mqtt.asyncio = before
+
+
+def _take(data):
     if not data:
         return
     piece = 1 + data[0] % 64 + len(data) // 64 if data[0] < 0xC0 else 5000

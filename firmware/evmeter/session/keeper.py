@@ -35,17 +35,24 @@ class SessionKeeper(OpenSession):
 
     # -- the pilot side: called every window, never waits --
 
-    def window(self, high_mv, low_mv, pwm):
-        """Take one pilot window."""
-        now_ms = self.clock.mono_ms()
-        if self.filter.window(high_mv, low_mv, pwm, now_ms):
-            if self.filter.diode_fault:
+    def window(self, high_mv, low_mv, pwm, duty_permille=None):
+        """Take one pilot window, as ControlPilot.sample gives it."""
+        state = self.filter
+        if duty_permille != self.duty_permille:
+            self.duty_permille = duty_permille
+            self.changed()
+        if state.window(high_mv, low_mv, pwm, self.clock.mono_ms()):
+            if state.diode_fault:
                 self._alarms.raise_(codes.DIODE, codes.WARNING, "pilot without diode")
+            else:
+                self._alarms.clear(codes.DIODE)
             self.changed()
         if not self.booted:
             return  # the rules wait until it is settled what was open before
-        state = self.filter
-        for happened in self.machine.step(state.state, state.pwm, state.since_ms, now_ms):
+        if state.diode_fault and not self.machine.is_open:
+            return  # a test plug, or tampering: no session begins
+        # A state counts for as long as windows showed it.
+        for happened in self.machine.step(state.state, state.pwm, state.since_ms, state.seen_ms):
             if len(self._queue) < _MOST_QUEUED:
                 self._queue.append(happened)
 

@@ -35,6 +35,7 @@ class OpenSession:
         self.filter = pilot.PilotFilter()
         self.session = self.progress = self.split = None
         self.sid = ""
+        self.duty_permille = None
         self.started_ms = 0
         self.on_change = None
         self._checkpoint_ms = config["session"]["checkpoint_s"] * 1000

@@ -39,7 +39,7 @@ FIELDS = {
         "period_ms": ("int", 200, 60000, 1000),
     },
     "pilot": {
-        "front_end": (("fe1", "fe2", "fe3"), 0, 0, "fe3"),
+        "front_end": ("text/object", 1, 20, "fe3"),  # drivers/pilot_front_end.py
     },
     "mqtt": {
         "host": ("text", 1, 253, REQUIRED),
