@@ -111,6 +111,11 @@ def _unpacked(debian):
     return vm if vm.works else None
 
 
+def present():
+    """The 32-bit MicroPython that was fetched before, or None."""
+    return _unpacked(_debian()) if _FOLDER.is_dir() else None
+
+
 def small():
     """(a 32-bit MicroPython or None, why there is none)."""
     if platform.machine() not in ("x86_64", "i686"):

@@ -1,8 +1,10 @@
-# sign.py: one full signature against naive affine double-and-add, in us, best of several.
+# sign.py [viper]: one full signature against naive affine double-and-add, in us, best of several;
+# with viper on the native kernel.
 import gc
 import hashlib
 import json
 import os
+import sys
 import time
 
 from evmeter.ledger import p256
@@ -13,6 +15,13 @@ _GX = 0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296
 _GY = 0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5
 _D = 0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721  # RFC 6979 A.2.5
 DIGEST = hashlib.sha256(b"sample").digest()
+
+
+WHY_NOT = ""
+if "viper" in sys.argv:
+    from evmeter.ledger import p256_viper
+
+    WHY_NOT = p256_viper.install(os.urandom)
 
 
 def _naive_add(a, b):
@@ -92,4 +101,5 @@ gc.disable()
 before = gc.mem_alloc()
 ours()
 garbage = gc.mem_alloc() - before
-print(json.dumps({"naive_us": slow, "sign_us": fast, "checked_us": both, "bytes": garbage}))
+print(json.dumps({"naive_us": slow, "sign_us": fast, "checked_us": both, "bytes": garbage,
+                  "why_not": WHY_NOT}))

@@ -1,0 +1,302 @@
+"""P-256 on the native field arithmetic of p256_field: for 32-bit machines with viper.
+
+`install()` puts a kernel's `comb` and `verify` in the place of those of p256.py, which stays the
+judge: it checks the kernel first, and takes over where the formulas have no answer (crafted
+numbers only). The table, 5 KiB, is p256's own in Montgomery form, made at the start; the native
+code of an ESP32, 18 KiB, lies outside the heap.
+"""
+
+import sys
+
+from micropython import const
+
+from evmeter.ledger import p256
+from evmeter.ledger.p256 import N, P
+from evmeter.ledger.p256_comb import TABLE
+
+# Registers
+_X = const(0)
+_Y = const(1)
+_ZZ = const(2)
+_ZZZ = const(3)
+_X2 = const(4)
+_Y2 = const(5)
+_U = const(6)
+_V = const(7)
+_W = const(8)
+_S = const(9)
+_T = const(10)
+_SQUARE = const(11)  # 2**520: what makes a number into Montgomery form
+_ONE = const(12)  # plain 1: what brings it back
+_MONT = const(13)  # 2**260
+_PRIME = const(14)
+_ZERO = const(15)
+_Q = const(16)  # multiples of the public key: x, y, -y of Q, 3Q, 5Q, 7Q
+_REGISTER = const(80)
+_BYTES = const(33)
+
+# Steps (p256_field.run); the formulas are those of p256.py
+_MUL = const(0)
+_SQR = const(1)
+_SUB = const(2)
+_LESS_2 = const(3)
+_LESS = const(4)
+_PLUS = const(6)
+_PLUS_2 = const(7)
+_LOAD = const(8)
+_DOUBLE = bytes((
+    _PLUS, _U, _Y, _Y,
+    _MUL, _V, _U, _U,
+    _MUL, _W, _U, _V,
+    _MUL, _S, _X, _V,
+    _PLUS, _T, _X, _ZZ,
+    _SUB, _U, _X, _ZZ,
+    _MUL, _U, _U, _T,
+    _PLUS_2, _U, _U, _U,
+    _MUL, _T, _U, _U,
+    _LESS_2, _X, _T, _S,
+    _SUB, _S, _S, _X,
+    _MUL, _S, _U, _S,
+    _MUL, _T, _W, _Y,
+    _LESS, _Y, _S, _T,
+    _MUL, _ZZ, _V, _ZZ,
+    _MUL, _ZZZ, _W, _ZZZ,
+))
+_ADD = bytes((
+    _MUL, _U, _X2, _ZZ,
+    _MUL, _W, _Y2, _ZZZ,
+    _SUB, _U, _U, _X,
+    _SUB, _W, _W, _Y,
+    _MUL, _S, _U, _U,
+    _MUL, _U, _U, _S,
+    _MUL, _V, _X, _S,
+    _MUL, _X, _W, _W,
+    _SUB, _X, _X, _U,
+    _LESS_2, _X, _X, _V,
+    _SUB, _V, _V, _X,
+    _MUL, _V, _W, _V,
+    _MUL, _T, _Y, _U,
+    _LESS, _Y, _V, _T,
+    _MUL, _ZZ, _ZZ, _S,
+    _MUL, _ZZZ, _ZZZ, _U,
+))
+_COLUMNS = const(22)
+_ADD_X2 = const(2)  # where the step's bytes name the point that is added
+_ADD_Y2 = const(6)
+_LOWER = bytes((_LOAD, _X2, 0, 0)) + _ADD
+_BOTH = bytes((_LOAD, _X2, _COLUMNS, 1)) + _ADD + _LOWER
+_COLUMN = _DOUBLE + _BOTH
+# The point of a column with Z scaled: the blind is in U
+_FIRST = bytes((
+    _LOAD, _X, 0, 0,
+    _MUL, _ZZ, _U, _U,
+    _MUL, _ZZZ, _ZZ, _U,
+    _MUL, _X, _X, _ZZ,
+    _MUL, _Y, _Y, _ZZZ,
+))
+# T = 1 / ZZZ = ZZZ**(P - 2), 0 for 0; then x = X (ZZ / ZZZ)**2 and y = Y / ZZZ
+_AFFINE = bytes((
+    _MUL, _T, _ZZZ, _ZZZ,
+    _MUL, _U, _T, _ZZZ,  # 2**2 - 1
+    _MUL, _T, _U, _U,
+    _MUL, _V, _T, _ZZZ,  # 2**3 - 1
+    _MUL, _T, _V, _V,
+    _SQR, _T, _T, 2,
+    _MUL, _W, _T, _V,  # 2**6 - 1
+    _MUL, _T, _W, _W,
+    _SQR, _T, _T, 5,
+    _MUL, _T, _T, _W,  # 2**12 - 1
+    _SQR, _T, _T, 3,
+    _MUL, _V, _T, _V,  # 2**15 - 1
+    _MUL, _T, _V, _V,
+    _SQR, _T, _T, 14,
+    _MUL, _V, _T, _V,  # 2**30 - 1
+    _MUL, _T, _V, _V,
+    _SQR, _T, _T, 1,
+    _MUL, _U, _T, _U,  # 2**32 - 1
+    _MUL, _T, _U, _U,
+    _SQR, _T, _T, 31,
+    _MUL, _T, _T, _ZZZ,
+    _SQR, _T, _T, 128,
+    _MUL, _T, _T, _U,
+    _SQR, _T, _T, 32,
+    _MUL, _T, _T, _U,
+    _SQR, _T, _T, 30,
+    _MUL, _T, _T, _V,
+    _SQR, _T, _T, 2,
+    _MUL, _T, _T, _ZZZ,
+    _MUL, _U, _ZZ, _T,
+    _MUL, _U, _U, _U,
+    _MUL, _X, _X, _U,
+    _MUL, _Y, _Y, _T,
+))
+_PLAIN = bytes((_MUL, _U, _X, _ONE, _MUL, _V, _Y, _ONE))
+_FORM = bytes((_MUL, _X, _X, _SQUARE, _MUL, _Y, _Y, _SQUARE))
+_AT_ONE = bytes((_SUB, _ZZ, _MONT, _ZERO, _SUB, _ZZZ, _MONT, _ZERO))
+
+
+def _copy(to, x, y):
+    """Steps that copy a point to registers `to` and the next."""
+    return bytes((_SUB, to, x, _ZERO, _SUB, to + 1, y, _ZERO))
+
+
+def _finish(generator):
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def _codes(field, k):
+    """As p256._codes."""
+    negative = ~k & 1
+    k = (k, N - k)[negative] >> 1 | 1 << 257
+    codes = bytearray(43)
+    field.recode(k.to_bytes(_BYTES, "little"), negative, codes)
+    return codes
+
+
+class Kernel:
+    """`field` is the module p256_field, or one that offers the same."""
+
+    def __init__(self, field):
+        self._field = field
+        # p256.py may be about to use another kernel: these are Python's own
+        self._plain_comb = p256._comb
+        self._plain_verify = p256.verify
+        self._table = bytearray(len(TABLE) // 64 * _REGISTER)
+        regs = bytearray(16 * _REGISTER)
+        for register, number in ((_SQUARE, (1 << 520) % P), (_ONE, 1), (_MONT, (1 << 260) % P),
+                                 (_PRIME, P)):
+            self._put(regs, register, number)
+        self._initial = bytes(regs)
+        for at in range(0, len(TABLE) // 32, 2):
+            for register in (_X, _Y):
+                first = at + register << 5
+                self._put(regs, register, int.from_bytes(TABLE[first:first + 32], "little"))
+            self._run(regs, _FORM)
+            for register in (_X, _Y):
+                field.store(regs, register, self._table, (at + register) * 20)
+
+    def _put(self, regs, register, number):
+        self._field.unpack(number.to_bytes(_BYTES, "little"), regs, register)
+
+    def _run(self, regs, program, codes=b"", column=0):
+        self._field.run(regs, regs, 0, regs, program, len(program), codes, column, self._table)
+
+    def _number(self, regs, register):
+        data = bytearray(_BYTES)
+        self._field.pack(regs, register, _PRIME, data)
+        return int.from_bytes(data, "little") % P
+
+    def _affine(self, regs):
+        """Make X and Y affine; returns them as numbers, (0, 0) for the infinite point."""
+        self._run(regs, _AFFINE)
+        self._run(regs, _PLAIN)
+        return self._number(regs, _U), self._number(regs, _V)
+
+    def comb(self, k, blind):
+        """As p256._comb: a generator that returns k*G as (x, y, 1, 1)."""
+        codes = _codes(self._field, k)
+        regs = bytearray(self._initial)  # its own: two signatures may be under way
+        self._put(regs, _U, blind)
+        yield
+        self._run(regs, _FIRST, codes, _COLUMNS - 1)
+        for column in range(_COLUMNS - 2, -1, -1):
+            self._run(regs, _COLUMN, codes, column)
+            if not column & 3:
+                yield
+        x, y = self._affine(regs)
+        if x or y:
+            return x, y, 1, 1
+        # An addition met equal or opposite points, which it cannot tell: a crafted k
+        return (yield from self._plain_comb(k, blind))
+
+    def _multiples(self, regs, qx, qy):
+        """Put Q, 3Q, 5Q and 7Q into their registers."""
+        self._put(regs, _X, qx)
+        self._put(regs, _Y, qy)
+        self._run(regs, _FORM + _copy(_Q, _X, _Y) + _AT_ONE + _DOUBLE + _AFFINE
+                  + _copy(_X2, _X, _Y))
+        yield
+        for at in range(_Q, _Q + 9, 3):
+            self._run(regs, _copy(_X, at, at + 1) + _AT_ONE + _ADD + _AFFINE
+                      + _copy(at + 3, _X, _Y))
+            yield
+        for at in range(_Q, _Q + 12, 3):
+            self._run(regs, bytes((_SUB, at + 2, _ZERO, at + 1)))
+
+    def verify(self, qx, qy, digest, r, s):
+        """As p256.verify."""
+        if not (0 < r < N and 0 < s < N and p256.on_curve(qx, qy)):
+            return False
+        w = p256.inverse(s, N)
+        yield
+        u1 = int.from_bytes(digest, "big") * w % N
+        codes = _codes(self._field, u1) if u1 else None
+        digits = p256._wnaf(r * w % N)
+        yield
+        regs = bytearray((_Q + 12) * _REGISTER)
+        regs[:len(self._initial)] = self._initial
+        yield from self._multiples(regs, qx, qy)
+        add = bytearray(_ADD)
+        started = False
+        for i in range(len(digits) - 1, -1, -1):
+            if started:
+                self._run(regs, _DOUBLE)
+            digit = digits[i] - 8
+            if digit:
+                at = _Q + 3 * (abs(digit) >> 1)
+                y_at = at + 1 if digit > 0 else at + 2
+                if started:
+                    add[_ADD_X2], add[_ADD_Y2] = at, y_at
+                    self._run(regs, add)
+                else:
+                    self._run(regs, _copy(_X, at, y_at) + _AT_ONE)
+                    started = True
+            if codes and i < _COLUMNS:
+                # The comb's columns share the last doublings; the highest has one point only.
+                self._run(regs, _LOWER if i == _COLUMNS - 1 else _BOTH, codes, i)
+            if not i & 7:
+                yield
+        x, y = self._affine(regs)
+        if x or y:
+            return x % N == r
+        return (yield from self._plain_verify(qx, qy, digest, r, s))
+
+
+def _right(kernel, urandom):
+    """Whether the kernel agrees with p256.py: a random multiple, a signature, a wrong one."""
+    d, k, blind, e = [int.from_bytes(urandom(32), "big") % (N - 1) + 1 for _ in range(4)]
+    point = p256._affine(*_finish(p256._comb(k, blind)))
+    if p256._affine(*_finish(kernel.comb(k, blind))) != point:
+        return False
+    r = point[0] % N
+    s = (e + r * d) * p256.inverse(k, N) % N
+    qx, qy = p256._affine(*_finish(kernel.comb(d, k)))
+    digest = e.to_bytes(32, "big")
+    return (_finish(kernel.verify(qx, qy, digest, r, s)) is True
+            and _finish(kernel.verify(qx, qy, digest, r, s ^ 1)) is False)
+
+
+def install(urandom):
+    """Let p256.py use a kernel where one can run and computes what p256.py does.
+
+    Returns "", or why p256.py goes on as it was. Takes as long as two signatures in Python,
+    without giving way: it belongs to the start, before the signer is made.
+    """
+    if sys.maxsize >> 32:
+        return "a machine of more than 32 bits"
+    try:
+        from evmeter.ledger import p256_field
+
+        kernel = Kernel(p256_field)
+    except (ImportError, SyntaxError, ValueError, NameError, TypeError, MemoryError) as error:
+        # No native code in this image, an .mpy for another chip, no room
+        return "it does not load: %r" % error
+    if not _right(kernel, urandom):
+        return "its results are wrong"
+    p256._comb = kernel.comb
+    p256.verify = kernel.verify
+    return ""
