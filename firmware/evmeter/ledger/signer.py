@@ -13,7 +13,7 @@ import hashlib
 from evmeter.ledger import p256
 
 # SubjectPublicKeyInfo of a P-256 key up to its uncompressed point (RFC 5480)
-_SPKI_HEAD = binascii.unhexlify(b"3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+SPKI_HEAD = binascii.unhexlify(b"3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 _PAD = b"\x36" * 32
 _IPAD = int.from_bytes(_PAD, "big")
 _OPAD_TAIL = b"\x5c" * 32
@@ -96,7 +96,7 @@ def _finish(generator):
             return end.value
 
 
-async def _run(generator):
+async def run(generator):
     """Run a computation to its end, giving way to the other tasks after every slice."""
     while True:
         try:
@@ -133,7 +133,7 @@ class SoftwareSigner:
 
     def _spki(self):
         x, y = self._public
-        return _SPKI_HEAD + x.to_bytes(32, "big") + y.to_bytes(32, "big")
+        return SPKI_HEAD + x.to_bytes(32, "big") + y.to_bytes(32, "big")
 
     def spki_hex(self):
         """Return the public key as SubjectPublicKeyInfo in lower-case hex, 182 digits."""
@@ -157,11 +157,11 @@ class SoftwareSigner:
             self._count += 1
             extra = self._urandom(32) + self._count.to_bytes(8, "big")
             k = nonce(self._d, digest, extra)
-            r, s = await _run(
+            r, s = await run(
                 p256.sign(self._d, digest, k, self._random(p256.P), self._random(p256.N))
             )
             x, y = self._public
-            if await _run(p256.verify(x, y, digest, r, s)):
+            if await run(p256.verify(x, y, digest, r, s)):
                 return der(r, s)
             self.failures += 1
         raise SignerError("the signature did not verify, twice: nothing was signed")
