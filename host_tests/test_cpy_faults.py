@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from evmeter_tools.faults import bus, command, fuzz, meter, power_cut, rows
+from evmeter_tools.faults import bus, command, fuzz, meter, power_cut, rows, signatures
 from evmeter_tools.faults.line import LineUart, Time
 
 _MUTATIONS = 30
@@ -52,6 +52,13 @@ def test_power_cut_campaign():
 
 def test_bit_rot_campaign():
     _all_good(power_cut.bit_rot(300, control_trials=300, appends=24), 300, 2)
+
+
+def test_signatures_campaign():
+    result = signatures.run(20, shared=False)
+    _all_good(result, 4000, 3)
+    assert result.counts["CPython"] == result.counts["MicroPython, 64 bits"] == 20
+    assert result.counts["bits flipped"] > 4000
 
 
 def _mutations(seed, rng):

@@ -51,8 +51,9 @@ class Monitor:
             "n": self._number, "st": keeper.machine.phase or "idle",
             "cp": "" if state is None else pilot.NAMES[state],
             "pwm": 1 if keeper.filter.pwm else 0, "sid": keeper.sid,
-            "s_mwh": keeper.energy_mwh(), "i_max_ma": pilot.offered_ma(keeper.duty_permille), "al": self._alarms.codes(),
-            "pend": self._journal.unconfirmed(), "meter": self._poll.status,
+            "s_mwh": keeper.energy_mwh(), "i_max_ma": pilot.offered_ma(keeper.duty_permille),
+            "al": self._alarms.codes(), "pend": self._journal.unconfirmed(),
+            "meter": self._poll.status,
             "age_ms": self._clock.mono_ms() - latest.mono_ms if latest else -1,
         }
         if keeper.session and keeper.progress:

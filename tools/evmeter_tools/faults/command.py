@@ -52,6 +52,12 @@ def _session_pilot(trials, short, progress):
     return pilot.run(trials, progress=progress, control_windows=5000 if short else 12000)
 
 
+def _signatures(trials, short, progress):
+    from evmeter_tools.faults import signatures
+
+    return signatures.run(trials, progress=progress, shared=not short)
+
+
 def _fuzz(target):
     def run(trials, short, progress):
         return fuzz.fuzz(target, trials, progress=progress)
@@ -65,6 +71,7 @@ CAMPAIGNS = {
     "power-cut": Campaign(_power_cut, 16000, 600),
     "bit-rot": Campaign(_bit_rot, 20000, 300),
     "session-pilot": Campaign(_session_pilot, 100000, 4000),
+    "hostile-signatures": Campaign(_signatures, 1000, 20),
 }
 # likewise, where atheris is
 FUZZ = {"hostile-fuzz-" + target: Campaign(_fuzz(target), 1000000, 20000)
