@@ -9,7 +9,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from evmeter_tools.faults import bus, command, fuzz, meter, power_cut, rows, signatures
+from evmeter_tools.faults import (
+    bus,
+    clock,
+    clock_world,
+    command,
+    fuzz,
+    meter,
+    power_cut,
+    rows,
+    signatures,
+)
 from evmeter_tools.faults.line import LineUart, Time
 
 _MUTATIONS = 30
@@ -59,6 +69,21 @@ def test_signatures_campaign():
     _all_good(result, 4000, 3)
     assert result.counts["CPython"] == result.counts["MicroPython, 64 bits"] == 20
     assert result.counts["bits flipped"] > 4000
+
+
+def test_clock_campaign():
+    result = clock.run(3000, control_trials=1500)
+    _all_good(result, 3000, 7)
+    for kind in clock_world.KINDS:
+        assert result.counts["server: " + kind] > 0, kind
+    for quality, least in (("U", 100), ("I", 500), ("S", 300)):
+        assert result.counts["quality " + quality] > least
+    assert result.counts["dates corrected"] > 50 and result.counts["rounds with a liar"] > 50
+
+
+def test_clock_campaign_is_the_same_each_time():
+    first, again = (clock.run(600, seed=9, control_trials=0) for _ in range(2))
+    assert first.counts == again.counts
 
 
 def _mutations(seed, rng):

@@ -122,7 +122,8 @@ class Clock:
 
     def offer(self, unix_ms, uncertainty_ms, source):
         """Take a time of last resort with quality I, if nothing better is known: the
-        battery-backed clock's, the backend's. Returns whether it was wanted. Raises ValueError as `set`."""
+        battery-backed clock's, the backend's. Returns whether it was wanted. Raises ValueError as
+        `set`."""
         if self.quality != "U" or self._held:
             return False
         self.set(unix_ms, "I", uncertainty_ms, source=source)
@@ -174,6 +175,19 @@ class Clock:
         self.notes.append((event, mono_ms, {
             "mono_ms": mono_ms, "unix_ms": self._offset_ms + mono_ms, "q": self.quality,
             "unc_ms": self.uncertainty_ms, "step_ms": step_ms, "src": self.source}))
+
+    async def write_notes(self, ledger, sid, boot, first_seq):
+        """Write `notes` to the ledger. `boot` is the boot count, `first_seq` the first sequence
+        number that this boot could use: what was recorded from there on, its ticks date. Raises
+        JournalError, SignerError; what was not written is kept."""
+        notes = self.notes
+        while notes:
+            event, mono_ms, fields = notes[0]
+            fields["boot"] = boot
+            fields["seq0"] = first_seq
+            await ledger.log(event, sid, mono_ms, fields)
+            if notes and notes[0][2] is fields:
+                notes.pop(0)
 
     def raise_floor(self, unix_ms, firm_unix_ms=0):
         """Records are on flash up to `unix_ms`, those made with S up to `firm_unix_ms`; it is not

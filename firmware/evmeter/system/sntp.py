@@ -124,7 +124,7 @@ def answer(packet, length, nonce, round_trip_ms, floor_unix_ms):
     if unix_ms - floor_unix_ms > _AHEAD_S * 1000:
         raise SntpError("time more than 20 years ahead")
     uncertainty_ms = wire_ms // 2 + 1 + distance_ms + _TICK_MS
-    if packet[0] >> 6:  # tonight a minute has 61 or 59 seconds, and servers differ in when they tell so
+    if packet[0] >> 6:  # a minute of 61 or 59 seconds comes, and servers differ in how they tell
         uncertainty_ms += _LEAP_MS
     return unix_ms, uncertainty_ms, wire_ms
 

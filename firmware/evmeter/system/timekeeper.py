@@ -98,7 +98,7 @@ class TimeKeeper:
                 self._pause_ms = _FIRST_PAUSE_MS
                 await self._sleep_ms(_LOOK_MS)
                 self._renew()
-            pause_ms = await self.round()
+            pause_ms = await self.ask_all()
             until_ms = self._clock.mono_ms() + pause_ms + self._random(1)[0] * pause_ms // 4096
             while self._clock.mono_ms() < until_ms:
                 await self._sleep_ms(_LOOK_MS)
@@ -107,7 +107,7 @@ class TimeKeeper:
         if self._clock.quality == "U":
             self.from_battery()
 
-    async def round(self):
+    async def ask_all(self):
         """Ask every server once and set the clock by what they say. Returns for how many ms to
         wait before the next."""
         self.rounds += 1

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from evmeter_tools.verify.check import check_all, check_record
 
+_TIME_RANK = "UIRS".index  # how good a quality of time is
+_DRIFT_PPM = 100  # of a device's crystal
+_HALF_S_MS = 500  # messages are dated in whole seconds
+
 
 @dataclass
 class Balance:
@@ -65,6 +69,77 @@ def balance(store, device):
         if "reg_mwh" in message:
             result.last_mwh = message["reg_mwh"]
     return result
+
+
+@dataclass(frozen=True)
+class TrueTime:
+    """When a record was really made, as a later entry of the same boot shows."""
+
+    unix_ms: int
+    uncertainty_ms: int
+    quality: str  # of the entry that tells: I or S
+    told_by: int  # its sequence number
+
+
+class _Boot:
+    """One boot's ticks: which records they date, and the entry that binds them best."""
+
+    def __init__(self):
+        self.mono_ms = {}  # sequence number -> ms since boot
+        self.best = None
+
+    def take(self, note):
+        if self.best is None or _TIME_RANK(note["q"]) > _TIME_RANK(self.best["q"]):
+            self.best = note
+
+    def times(self):
+        best = self.best
+        for seq, mono_ms in self.mono_ms.items():
+            drift_ms = abs(best["mono_ms"] - mono_ms) * _DRIFT_PPM // 10**6
+            yield seq, TrueTime(best["unix_ms"] - best["mono_ms"] + mono_ms,
+                                best["unc_ms"] + drift_ms + _HALF_S_MS, best["q"], best["seq"])
+
+
+def _tells_time(message):
+    """Whether it is an audit entry that binds ticks to real time."""
+    return (message.get("ev") in ("clock_bound", "clock_step") and message.get("q") in ("I", "S")
+            and all(isinstance(message.get(name), int)
+                    for name in ("seq0", "mono_ms", "unix_ms", "step_ms", "unc_ms")))
+
+
+def corrected_times(messages):
+    """Sequence number -> TrueTime of the records that were dated before the clock was known.
+
+    `messages`: one key's durable messages as dicts, by sequence number; those that are not
+    verified must be left out. A record whose `tq` is U is dated by the audit entries
+    `clock_bound` and `clock_step` of its own boot: they say what the clock showed before and
+    after it was set at an instant of the ticks. What was signed stays as it is.
+    """
+    boots = {}
+    waiting = []
+    for message in messages:
+        if _tells_time(message):
+            boot = boots.setdefault(message["seq0"], _Boot())
+            # unix time minus ticks, as the clock had it before
+            before_ms = message["unix_ms"] - message["mono_ms"] - message["step_ms"]
+            for seq, unix_ms in waiting:
+                if seq >= message["seq0"]:
+                    boot.mono_ms[seq] = unix_ms - before_ms
+            waiting = []
+            boot.take(message)
+        elif message.get("tq") == "U":
+            waiting.append((message["seq"], message["ts"] * 1000 + _HALF_S_MS))
+    return {seq: when for boot in boots.values() for seq, when in boot.times()}
+
+
+def device_times(store, device):
+    """corrected_times of each key of `device`: {(key id, sequence number): TrueTime}."""
+    by_key = {}
+    for row in store.rows(device):
+        if row.verdict == "ok":
+            by_key.setdefault(row.key_id, []).append(json.loads(row.payload))
+    return {(key_id, seq): when for key_id, messages in by_key.items()
+            for seq, when in corrected_times(messages).items()}
 
 
 def export_lines(store, device=None):

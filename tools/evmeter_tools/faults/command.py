@@ -58,6 +58,12 @@ def _signatures(trials, short, progress):
     return signatures.run(trials, progress=progress, shared=not short)
 
 
+def _clock(trials, short, progress):
+    from evmeter_tools.faults import clock
+
+    return clock.run(trials, progress=progress, control_trials=1500 if short else 3000)
+
+
 def _fuzz(target):
     def run(trials, short, progress):
         return fuzz.fuzz(target, trials, progress=progress)
@@ -72,6 +78,7 @@ CAMPAIGNS = {
     "bit-rot": Campaign(_bit_rot, 20000, 300),
     "session-pilot": Campaign(_session_pilot, 100000, 4000),
     "hostile-signatures": Campaign(_signatures, 1000, 20),
+    "clock": Campaign(_clock, 100000, 3000),
 }
 # likewise, where atheris is
 FUZZ = {"hostile-fuzz-" + target: Campaign(_fuzz(target), 1000000, 20000)
