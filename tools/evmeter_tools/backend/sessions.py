@@ -110,15 +110,15 @@ def _tells_time(message):
 def corrected_times(messages):
     """Sequence number -> TrueTime of the records that were dated before the clock was known.
 
-    `messages`: one key's durable messages as dicts, by sequence number; those that are not
-    verified must be left out. A record whose `tq` is U is dated by the audit entries
+    `messages`: (stream, message as a dict) of one key, by sequence number, those with a bad
+    signature left out. A record whose `tq` is U is dated by the audit entries
     `clock_bound` and `clock_step` of its own boot: they say what the clock showed before and
     after it was set at an instant of the ticks. What was signed stays as it is.
     """
     boots = {}
     waiting = []
-    for message in messages:
-        if _tells_time(message):
+    for stream, message in messages:
+        if stream == "log" and _tells_time(message):
             boot = boots.setdefault(message["seq0"], _Boot())
             # unix time minus ticks, as the clock had it before
             before_ms = message["unix_ms"] - message["mono_ms"] - message["step_ms"]
@@ -137,7 +137,7 @@ def device_times(store, device):
     by_key = {}
     for row in store.rows(device):
         if row.verdict == "ok":
-            by_key.setdefault(row.key_id, []).append(json.loads(row.payload))
+            by_key.setdefault(row.key_id, []).append((row.stream, json.loads(row.payload)))
     return {(key_id, seq): when for key_id, messages in by_key.items()
             for seq, when in corrected_times(messages).items()}
 

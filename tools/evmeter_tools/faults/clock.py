@@ -205,7 +205,8 @@ class _Device:
 
     def check_corrections(self):
         """The backend dates records of U by later entries."""
-        for seq, when in corrected_times(self.messages).items():
+        for seq, when in corrected_times(
+                ("log", message) for message in self.messages).items():
             wrong_ms = abs(when.unix_ms - self.true_ms[seq])
             self.result.counts["dates corrected"] += 1
             if when.quality == "S" and wrong_ms > when.uncertainty_ms + 2:
