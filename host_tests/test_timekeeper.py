@@ -127,6 +127,12 @@ def test_pauses_grow_while_nobody_answers():
     assert rig.round() == 1024000
     rig.servers(_silent, _silent)
     assert rig.round() == 16000
+    rig = Rig()  # one that answers is no reason to wait long for the other
+    rig.servers(server(), _silent)
+    assert [rig.round(), rig.round()] == [16000, 32000]
+    rig = Rig(1)
+    rig.servers(server())
+    assert rig.round() == 1024000
 
 
 def test_a_kiss_of_death_is_obeyed():
@@ -225,5 +231,5 @@ def test_what_diag_tells():
     rig.round()
     fields = {}
     rig.keeper.counters(fields)
-    assert fields == {"t_src": "sntp", "t_unc_ms": fields["t_unc_ms"], "t_steps": 1,
+    assert fields == {"t_src": "sntp", "t_unc_ms": fields["t_unc_ms"], "t_steps": 0,
                       "t_why": "one time server only", "t_bad": 0, "t_srv": [""]}

@@ -31,7 +31,8 @@ class Clock:
     `source` names what set the clock. `notes` are audit entries to write, oldest first, as (event,
     mono ms, fields): `clock_bound` binds this boot's ticks to real time whenever the quality
     rises, `clock_step` tells of a step over 60 s; `step_ms` in them is by how much a record made
-    before is dated wrongly. `on_step(step_ms, source)` is called at each step over 60 s.
+    before is dated wrongly. `on_step(step_ms, source)` is called at each step over 60 s; `steps`
+    counts those of a clock that was known.
     """
 
     def __init__(self, floor_unix_ms=0, ticks=time):
@@ -159,12 +160,11 @@ class Clock:
             self._note("clock_bound", step_ms)
         elif large:
             self._note("clock_step", step_ms)
-        if large:
+        if large and was != "U":
             self.steps += 1
-            if was != "U":
-                log.warning("clock set by %d s from %s", step_ms // 1000, source or "outside")
-            if self.on_step:
-                self.on_step(step_ms, source)
+            log.warning("clock set by %d s from %s", step_ms // 1000, source or "outside")
+        if large and self.on_step:
+            self.on_step(step_ms, source)
         return step_ms
 
     def _note(self, event, step_ms):

@@ -176,6 +176,8 @@ class TimeKeeper:
         self.status = "" if several else "one time server only"
         if several and not doubt and taken is not None:
             self._set_battery()
+        if not several and len(self.servers) > 1:
+            return 0  # the others are asked again soon
         return _SOON_MS if doubt else _ROUND_MS
 
     def _trouble(self, text):

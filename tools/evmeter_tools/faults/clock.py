@@ -360,7 +360,7 @@ def _ticks_unbound():
 
     class Wall(Clock):
         def mono_ms(self):
-            return super().mono_ms() + (self._offset_ms if self.steps > 1 else 0)
+            return super().mono_ms() + (self._offset_ms if self.steps else 0)
 
     return Wall
 
