@@ -8,6 +8,7 @@ that are wrong, which it must notice: name -> (module of the target, attribute, 
 import ledger
 import metering
 import system
+import times
 import uplink
 
 from drivers import modbus_rtu
@@ -22,24 +23,7 @@ from evmeter_tools.verify import check, parse
 TARGETS = {"modbus": metering.modbus, "registers": metering.registers, "gate": metering.gate,
            "ack": uplink.ack, "mqtt": uplink.mqtt_in, "config": system.configuration,
            "profile": system.profile, "ocmf": ledger.ocmf, "key": ledger.key,
-           "checkpoint": ledger.checkpoint, "journal": ledger.journal}
-from evmeter.system.sntp import SntpError, answer
-from evmeter.uplink.publisher import parse_ack
-from evmeter_tools.verify import parse
-
-_P_MAX_W = 11000
-_STEP_MWH = 1000
-_KINDS = sorted(set(WORDS) - {"t5", "t6"})  # Iskra's types have no like in struct
-KEY_ID = "a1b2c3d4"
-_ACK = {"v": 1, "k": KEY_ID, "cum": 3, "sel": [5, 7], "bad": [{"seq": 4}]}
-_CONFIG = {
-    "id": "demo-0001", "evse_id": None,
-    "meter": {"profile": "x", "unit": 1, "baud": 9600, "parity": "N", "stop": 1, "serial": None,
-              "p_max_w": 11000, "period_ms": 1000},
-    "pilot": {"front_end": "fe3"}, "mqtt": {"host": "h", "port": 1883, "window": 4},
-    "session": {"finished_after_s": 120}, "clock": {"battery": True}}
-HIGHEST = 70000
-FLOOR_MS = 1795478400000
+           "checkpoint": ledger.checkpoint, "journal": ledger.journal, "sntp": times.sntp}
 
 
 def _without_crc(line, length, unit, function, count):
@@ -48,45 +32,6 @@ def _without_crc(line, length, unit, function, count):
 
 
 def _without_exceptions(line, length, unit, function, count):
-
-
-def sntp(data):
-    """Nonce's last byte, round trip, whether the origin is put right; then the answer."""
-    if len(data) < 3:
-        return
-    nonce, trip_ms = bytes((data[0],)) * 8, data[1] * 8
-    packet = bytearray(data[3:131])
-    if data[2] & 1 and len(packet) >= 32:
-        packet[24:32] = nonce
-    buffer = packet + bytes(128 - len(packet))
-    try:
-        unix_ms, uncertainty_ms, wire_ms = answer(buffer, len(packet), nonce, trip_ms, FLOOR_MS)
-    except SntpError:
-        return
-    assert len(packet) >= 48 and packet[24:32] == nonce, "an answer to nothing"
-    assert packet[0] & 7 == 4 and packet[0] >> 6 < 3 and 1 <= packet[1] <= 15, "no server's"
-    assert any(packet[32:40]) and any(packet[40:48]), "zero"
-    delay, dispersion = struct.unpack_from(">II", packet, 4)
-    assert uncertainty_ms >= (delay / 2 + dispersion) * 1000 / 65536 - 1 + wire_ms / 2
-    assert 0 <= wire_ms <= trip_ms <= 1500, "a trip that cannot be"
-    seconds, fraction = struct.unpack_from(">II", packet, 40)
-    sent_ms = (seconds - 2208988800) * 1000 + fraction * 1000 / 2**32 + wire_ms / 2
-    apart_ms = (unix_ms - sent_ms + 2**31 * 1000) % (2**32 * 1000) - 2**31 * 1000
-    assert abs(apart_ms) <= 2, "another time"
-    assert 0 <= unix_ms - FLOOR_MS <= 7305 * 86400000, "a time that cannot be"
-
-
-def modbus(data):
-    """Unit, function and count, then what came over the line."""
-    if len(data) < 3:
-        return
-    unit, function, count = data[0] or 1, 3 + (data[1] & 1), 1 + data[2] % 125
-    line = data[3:291]
-    # Half of the inputs get right CRCs at a place that they choose, which mutation hardly finds.
-    if len(line) > 6 and data[1] & 2:
-        end = 3 + line[2] + 2
-        if end <= len(line):
-            line = line[: end - 2] + crc(line[: end - 2]) + line[end:]
     try:
         return modbus_rtu.find_reply(line, length, unit, function, count)
     except modbus_rtu.ModbusError:
@@ -229,10 +174,10 @@ WRONG = {
     "ocmf": {"any signature": (ledger, "check_record", _any_signature),
              "another text": (ledger, "check_record", _stripped)},
     "key": {"any point": (ledger, "parse_key", _any_key_object)},
+    "sntp": {"a second off": (times, "answer", lambda *_: (times.FLOOR_MS + 1, 2000, 0)),
+             "too sure": (times, "answer", lambda *_: (times.FLOOR_MS, 0, 20))},
     "checkpoint": {"any length": (ledger, "unpack", _short_checkpoint),
                    "no sign": (ledger, "unpack", _no_jump)},
     "journal": {"a number twice": (ledger, "Journal", _LowNumbers),
                 "no CRC": (ledger, "Journal", _NoCrc)},
 }
-TARGETS = {"modbus": modbus, "gate": gate, "ack": ack, "config": configuration, "ocmf": ocmf,
-           "sntp": sntp}
