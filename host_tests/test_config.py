@@ -59,6 +59,18 @@ def test_a_bad_field_is_refused_by_name_and_with_what_is_allowed():
         ("mqtt", "host", "a\u00e4", ("mqtt.host", "ASCII")),
         ("mqtt", "window", 9, ("mqtt.window", "1 to 8")),
         ("clock", "battery", 1, ("clock.battery", "true, false")),
+        ("clock", "time_authority", None, ("clock.time_authority", "true, false")),
+        ("clock", "servers", "a", ("clock.servers", "a list of at most 4 names")),
+        ("clock", "servers", ["a"] * 5, ("clock.servers", "at most 4")),
+        ("clock", "servers", [""], ("clock.servers", "1 to 64")),
+        ("clock", "servers", [7], ("clock.servers", "a text")),
+        ("clock", "servers", ["a:"], ("clock.servers", "name:port")),
+        ("clock", "servers", [":1"], ("clock.servers", "name:port")),
+        ("clock", "servers", ["a b"], ("clock.servers", "name:port")),
+        ("clock", "servers", ["a:65536"], ("clock.servers", "name:port")),
+        ("clock", "servers", ["a:x"], ("clock.servers", "name:port")),
+        ("clock", "s_max_age_s", 59, ("clock.s_max_age_s", "60 to 604800")),
+        ("clock", "i_max_age_s", 0, ("clock.i_max_age_s", "60 to 31536000")),
     ):
         message = str(raises(config.ConfigError, config.parse, _with(section, name, value)))
         for word in words:

@@ -18,8 +18,10 @@ class _Switch:
 
     def __init__(self):
         self.on = False
+        self.asked = 0
 
     def __call__(self, question, unix_ms):
+        self.asked += 1
         return [reply(question, unix_ms)] if self.on else []
 
 
@@ -72,6 +74,8 @@ def test_two_servers_give_s_and_date_what_came_before(tmp_path, servers):
         _until(bench, lambda: bench.watch.count("boot") == 1)
         _charge(bench, 2000)
         _until(bench, lambda: bench.watch.count("open") == 1)
+        _until(bench, lambda: switch.asked >= 2)  # both, in vain
+        time.sleep(0.5)
         switch.on = True
         _until(bench, lambda: bench.watch.count("clock_bound") == 1)
         messages, report, times = _end(bench)
@@ -97,6 +101,8 @@ def test_a_days_jump_in_a_session_costs_nothing_and_shows(tmp_path, servers):
         _until(bench, lambda: bench.watch.count("boot") == 1)
         _charge(bench, 2000)
         _until(bench, lambda: bench.watch.count("open") == 1)
+        _until(bench, lambda: switch.asked >= 2)  # both, in vain
+        time.sleep(0.5)
         switch.on = True
         _until(bench, lambda: bench.watch.count("clock_step") == 1)
         begun_s = time.monotonic()
@@ -108,3 +114,4 @@ def test_a_days_jump_in_a_session_costs_nothing_and_shows(tmp_path, servers):
     (closed,) = [one for one in messages if one.get("ev") == "close"]
     assert 0 < closed["dur_s"] < 120  # by the ticks
     assert report.sessions[0].state == "complete"
+    assert '"EF":"t"' in report.records[-1].text

@@ -3,7 +3,9 @@
 EVMETER_HOST_DIR names the folder: config.json, meter.tty (the meter's line, a link to a pty or a
 serial port), pilot.bin (the sampled pilot), flash.img, nvs.json, rtc.bin, reset (why the device
 starts: power-on, watchdog, software, brown-out; without it, power-on), permit (the permit output,
-0 or 1), pulses.bin (the contact of an S0 output). RTC memory is lost at power-on, and only then.
+0 or 1), pulses.bin (the contact of an S0 output), battery (by how many ms the battery-backed clock
+is ahead of the host's, or "stopped"; without it, right). RTC memory is lost at power-on, and only
+then.
 """
 
 import os
@@ -24,11 +26,28 @@ _RESETS = ("power-on", "watchdog", "software", "brown-out")
 
 
 class BatteryClock:
-    """A clock that runs on without power: the host's."""
+    """A clock that runs on without power: the host's, ahead by what the file `path` says."""
+
+    def __init__(self, path):
+        self._path = path
 
     def unix_ms(self):
-        """Unix time in ms. Raises OSError where the clock does not answer."""
-        return time.time_ns() // 1000000  # both host interpreters count from 1970
+        """Unix time in ms. Raises ValueError where it has stopped, OSError where the clock does
+        not answer."""
+        try:
+            with open(self._path) as file:
+                text = file.read().strip()
+        except OSError:
+            text = "0"
+        if text == "stopped":
+            raise ValueError("battery clock not set: its oscillator has stopped")
+        # both host interpreters count from 1970
+        return time.time_ns() // 1000000 + int(text)
+
+    def set(self, unix_ms):
+        """Set it. Raises OSError."""
+        with open(self._path, "w") as file:
+            file.write("%d" % (unix_ms - time.time_ns() // 1000000))
 
 
 class Network:
@@ -59,7 +78,7 @@ class Board:
 
     def __init__(self, folder):
         self._folder = folder
-        self.battery_clock = BatteryClock()
+        self.battery_clock = BatteryClock(folder + "/battery")
         self.network = Network()
         self.watchdog = Watchdog()
         self.nvs = NvsFile(folder + "/nvs.json")

@@ -29,7 +29,7 @@ from evmeter.uplink.publisher import Uplink
 _WINDOW_MS = const(50)
 _HOUSEKEEPING_MS = const(1000)
 _METER_LOST_MS = const(10000)
-_CLOCK_SLACK_MS = const(5000)
+_CLOCK_LOST_MS = const(120000)
 _CURSOR_EVERY = const(10)  # seconds
 _PILOT_KEY = "pilot_a"
 _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
@@ -63,7 +63,8 @@ class App:
             self.alarms.raise_(codes.KEY, codes.CRITICAL, "no signing key; provision the device")
         self.journal = Journal(SegmentStore(board.mount_journal), board.nvs, account)
         self._open_journal()
-        self._set_clock()
+        self._first_seq = self.journal.next_seq
+        self._set_clock(settings["clock"])
         self._build_meter(settings["meter"])
         self.ledger = Ledger(self.journal, self.signer, self.clock, self.poll.bus_idle,
                              self._identity)
@@ -75,6 +76,7 @@ class App:
         self._set_base()
         self.monitor = Monitor(settings, self.clock, board, self.poll, self.keeper, self.journal,
                                self.signer, self.alarms, self.boots)
+        self.monitor.time = self.time
         self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
         self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
                              self.monitor, self.signer.key_id if self.signer else "")
@@ -84,21 +86,22 @@ class App:
         self.poll.on_reading = self._on_reading
         self.alarms.on_change = self.uplink.status_changed
 
-    def _set_clock(self):
+    def _set_clock(self, settings):
         """Not earlier than the newest frame on flash; from the battery-backed clock if it agrees
         with that."""
         clock = self.clock
-        clock.raise_floor(newest_unix_ms(self.journal))
-        battery = self.board.battery_clock
-        if not self.config["clock"]["battery"] or not battery:
-            return
-        try:
-            unix_ms = battery.unix_ms()
-            if unix_ms < clock.now()[0] - _CLOCK_SLACK_MS:
-                raise ValueError("it is behind the newest record")
-            clock.set(unix_ms, "I", 1000)
-        except (OSError, ValueError) as error:
-            log.warning("battery clock not used: %s", error)
+        clock.limit(settings["s_max_age_s"], settings["i_max_age_s"])
+        clock.raise_floor(newest_unix_ms(self.journal), newest_unix_ms(self.journal, "S"))
+        battery = self.board.battery_clock if settings["battery"] else None
+        self.time = client = None
+        if battery or settings["servers"]:
+            from evmeter.system.sntp import SntpClient
+            from evmeter.system.timekeeper import TimeKeeper
+
+            if settings["servers"]:
+                client = SntpClient(clock)
+            self.time = TimeKeeper(settings, clock, client, battery, self.board.network.up)
+            self.time.from_battery()
 
     def _count_boot(self):
         nvs = self.board.nvs
@@ -276,11 +279,23 @@ class App:
             if self.pulses:
                 self._watch_pulses()
             self.keeper.follow()
+            self._watch_clock()
             if self.journal.ready:
                 await self._write_interval()
+                if self.clock.notes and self.keeper.booted:
+                    await self.clock.write_notes(self.ledger, self.keeper.sid, self.boots,
+                                                 self._first_seq)
                 if round_ % _CURSOR_EVERY == 0:
                     await self.ledger.save_cursor()
                     self._keep_pilot_gain()
+
+    def _watch_clock(self):
+        clock = self.clock
+        if clock.quality != "U":
+            self.alarms.clear(codes.CLOCK)
+        elif clock.mono_ms() > _CLOCK_LOST_MS:
+            self.alarms.raise_(codes.CLOCK, codes.WARNING, "time not known: %s" % (
+                self.time.status if self.time else "no source is configured"))
 
     def _watch_meter(self):
         poll, now_ms = self.poll, self.clock.mono_ms()
@@ -304,6 +319,8 @@ class App:
         start("pilot", self._watch_pilot)
         start("session", self.keeper.run)
         start("uplink", self.uplink.run)
+        if self.time:
+            start("time", self.time.run)
         start("house", self._keep_house)
         await self.supervisor.run()
 

@@ -7,6 +7,7 @@ class FakeClock:
     def __init__(self, unix_ms, quality="I"):
         self._unix_ms = unix_ms
         self._mono_ms = 0
+        self.holds = self.steps = 0
         self.quality = quality
 
     def advance(self, ms):
@@ -14,6 +15,12 @@ class FakeClock:
 
     def mono_ms(self):
         return self._mono_ms
+
+    def hold(self):
+        self.holds += 1
+
+    def release(self):
+        self.holds -= 1
 
     def raise_floor(self, unix_ms):
         if self.quality == "U":

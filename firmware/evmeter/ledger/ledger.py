@@ -41,13 +41,16 @@ def read_message(journal, seq):
     return json.loads(bytes(journal.view(seq)[1]))
 
 
-def newest_unix_ms(journal):
-    """Unix ms after which the newest frames were made, 0 where none can be read. An event is dated
-    by what it tells, so that the last frame alone may be older than the one before."""
+def newest_unix_ms(journal, quality=""):
+    """Unix ms after which the newest frames (of time quality `quality`) were made, 0 where none
+    can be read. An event is dated by what it tells, so that the last frame alone may be older than
+    the one before."""
     newest_s = -1
     for seq in range(max(1, journal.next_seq - _LOOK_BACK), journal.next_seq):
         try:
-            newest_s = max(newest_s, read_message(journal, seq)["ts"])
+            message = read_message(journal, seq)
+            if quality in ("", message["tq"]):
+                newest_s = max(newest_s, message["ts"])
         except (frames.JournalError, ValueError, KeyError):
             continue  # the journal tells of it when the frame is wanted
     return (newest_s + 1) * 1000

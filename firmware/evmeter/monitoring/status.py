@@ -22,6 +22,7 @@ class Monitor:
         self._signer = signer
         self._alarms = alarms
         self._number = 0
+        self.time = None
 
     def _text(self, fields):
         unix_ms, quality = self._clock.now()
@@ -98,6 +99,8 @@ class Monitor:
         counters.update(self._poll.counters())
         counters["why"] = self._poll.reason
         counters["slow_why"] = self._poll.slow_reason
+        if self.time:
+            self.time.counters(counters)
         counters["heap_free"] = gc.mem_free()
         counters["heap_used"] = gc.mem_alloc()
         counters["up_s"] = self._clock.mono_ms() // 1000

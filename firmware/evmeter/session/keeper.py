@@ -29,6 +29,7 @@ class SessionKeeper(OpenSession):
         self._alarms = alarms
         self._queue = []
         self.ended_unix_ms = 0
+        self._steps = 0  # of the clock, at the session's begin or the boot
         self.refused = ""
         self.booted = False
         self.pause = asyncio.sleep_ms  # a test lets its own time pass
@@ -95,7 +96,11 @@ class SessionKeeper(OpenSession):
 
     async def _handle(self, what, at_ms):
         if what == rules.OPEN:
-            await self._open(at_ms)
+            self.clock.hold()
+            try:
+                await self._open(at_ms)
+            finally:
+                self.clock.release()
         elif what in (rules.CLOSE, rules.ABORT):
             if self.session:
                 await self._close(at_ms, "E" if what == rules.CLOSE else "A")
@@ -162,6 +167,7 @@ class SessionKeeper(OpenSession):
             self.split = self.splits.Split(self.tariff, session.begin_unix_ms,
                                            session.begin_quality, begin_mwh)
         self.started_ms = at_ms
+        self._steps = self.clock.steps
         self.refused = ""
         self._alarms.clear(codes.SESSION_REFUSED)
         if self.permit:
@@ -199,6 +205,14 @@ class SessionKeeper(OpenSession):
         await self.complete(end_unix_ms, end_mwh, letter, tx, at_ms, read_ms - at_ms)
 
     async def complete(self, end_unix_ms, end_mwh, letter, tx, at_ms, late_ms=0):
+        """Write the complete record and the closing event; the clock is not set meanwhile."""
+        self.clock.hold()
+        try:
+            await self._complete(end_unix_ms, end_mwh, letter, tx, at_ms, late_ms)
+        finally:
+            self.clock.release()
+
+    async def _complete(self, end_unix_ms, end_mwh, letter, tx, at_ms, late_ms):
         session = self.session
         # Neither a late begin reading nor a clock that was set may turn time back in a record.
         end_unix_ms = max(end_unix_ms, session.begin_unix_ms)
@@ -216,10 +230,13 @@ class SessionKeeper(OpenSession):
             letter = "X" if session.exchanged() else "O"
         billable = (letter == "G" and not session.spoiled and energy_mwh >= 0
                     and energy_mwh >= _BILLABLE_STEPS * self.step_mwh)
+        errors = "" if letter == "G" else "E"
+        if self.clock.steps != self._steps:  # begin and end are dated by different clocks
+            errors += "t"
         readings = (
             (session.begin_unix_ms, session.begin_quality, "B", session.begin_mwh, "", "G"),
         ) + changes + (
-            (end_unix_ms, self.clock.quality, tx, end_mwh, "" if letter == "G" else "E", letter),
+            (end_unix_ms, self.clock.quality, tx, end_mwh, errors, letter),
         )
         if self.journal.open_seq:  # not yet written by an attempt that died afterwards
             await self.ledger.complete(self.sid, readings, session, billable, fields.get("split"))

@@ -10,7 +10,7 @@ import json
 REQUIRED = object()
 _ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-# kind: "int" | "text" | "text?" (or null) | "text/object" | "bool" | "tariff" |
+# kind: "int" | "text" | "text?" (or null) | "text/object" | "bool" | "tariff" | "hosts" |
 # tuple of allowed values
 FIELDS = {
     "": {
@@ -56,6 +56,10 @@ FIELDS = {
     },
     "clock": {
         "battery": ("bool", 0, 0, False),
+        "servers": ("hosts", 0, 4, ()),  # of time (SNTP): names, each with or without ":port"
+        "time_authority": ("bool", 0, 0, False),  # two servers that agree make time of quality S
+        "s_max_age_s": ("int", 60, 604800, 21600),  # S that nothing renews becomes I,
+        "i_max_age_s": ("int", 60, 31536000, 604800),  # I becomes U
     },
 }
 
@@ -64,19 +68,36 @@ class ConfigError(Exception):
     """The configuration cannot be taken; the text names the field and what is allowed."""
 
 
+def _check_tariff(value):
+    if value is not None:
+        from evmeter.session.tariff import Tariff
+
+        try:
+            Tariff(value)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+def _check_hosts(name, value, most):
+    if not isinstance(value, (list, tuple)) or len(value) > most:
+        raise ConfigError("%s is %r; allowed: a list of at most %d names" % (name, value, most))
+    for one in value:
+        _check(name, one, ("text", 1, 64, None))
+        host, colon, port = one.partition(":")
+        if not host or " " in one or (
+                colon and not (port.isdigit() and 0 < int(port) < 65536)):
+            raise ConfigError("%s has %r; allowed: a name, or a name:port" % (name, one))
+
+
 def _check(name, value, row):
     kind, low, high, _ = row
     if isinstance(kind, tuple):
         if value not in kind or type(value) is not type(kind[0]):
             raise ConfigError("%s is %r; allowed: %s" % (name, value, ", ".join(map(str, kind))))
     elif kind == "tariff":
-        if value is not None:
-            from evmeter.session.tariff import Tariff
-
-            try:
-                Tariff(value)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
+        _check_tariff(value)
+    elif kind == "hosts":
+        _check_hosts(name, value, high)
     elif kind == "bool":
         if not isinstance(value, bool):
             raise ConfigError("%s is %r; allowed: true, false" % (name, value))
