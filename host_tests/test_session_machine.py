@@ -50,6 +50,16 @@ def test_direct_ways():
     assert _run(((D, True, 1000),))[0] == ("open", 0)
 
 
+def test_a_car_that_is_ready_at_once_opens_from_the_plug():
+    for first in (((B, True, 150), (C, True, 1000)), ((B, False, 100), (B, True, 100),
+                  (C, True, 100), (B, True, 100), (C, True, 1000))):
+        happened = _run(((A, False, 500),) + first)
+        assert happened[0] == ("open", 500), happened
+    # what was no car in between is a new beginning
+    happened = _run(((A, False, 500), (B, True, 250), (E, False, 200), (B, True, 1000)))
+    assert happened[0] == ("open", 950), happened
+
+
 def test_pauses_stay_inside_one_session():
     happened = _run((
         (B, True, 1000), (C, True, 3000),      # 1000

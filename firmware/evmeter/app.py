@@ -32,6 +32,7 @@ _METER_LOST_MS = const(10000)
 _CLOCK_LOST_MS = const(120000)
 _CURSOR_EVERY = const(10)  # seconds
 _PILOT_KEY = "pilot_a"
+_PILOT_STEP_MV = const(60)
 _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
 
 
@@ -186,7 +187,7 @@ class App:
     def _keep_pilot_gain(self):
         """What state A measured is known again after a reboot."""
         a_mv = self.pilot.a_mv
-        if a_mv != self._kept_a_mv:
+        if abs(a_mv - self._kept_a_mv) >= _PILOT_STEP_MV:
             self._kept_a_mv = a_mv
             self.board.nvs.set_i32(_PILOT_KEY, a_mv)
             self.board.nvs.commit()

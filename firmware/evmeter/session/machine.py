@@ -44,6 +44,7 @@ class SessionMachine:
         self._next_phase_ms = 0
         self._suspended_ms = None
         self._fault_ms = None
+        self._plugged_ms = None  # since when there is a car, in whatever state
         self._bins = [0] * _BINS
         self._reset_power()
 
@@ -67,6 +68,15 @@ class SessionMachine:
         self._suspended_ms = self._fault_ms = None
         self._reset_power()
 
+    def _opens(self, plugged, since_ms, mono_ms):
+        """Whether a car has been there for long enough, in whatever states."""
+        if not plugged:
+            self._plugged_ms = None
+            return False
+        if self._plugged_ms is None:
+            self._plugged_ms = since_ms
+        return mono_ms - self._plugged_ms >= _OPEN_MS
+
     def step(self, state, pwm, since_ms, mono_ms):
         """`state` as in pilot.py (None: not known yet), held since `since_ms`."""
         happened = []
@@ -74,12 +84,12 @@ class SessionMachine:
             return happened
         held_ms = mono_ms - since_ms
         plugged = pilot.B <= state <= pilot.D
+        opens = self._opens(plugged, since_ms, mono_ms)
         if not self.is_open:
-            if plugged and held_ms >= _OPEN_MS:
-                self._begin()
-                happened.append((OPEN, since_ms))
-            else:
+            if not opens:
                 return happened
+            self._begin()
+            happened.append((OPEN, self._plugged_ms))
         if state == pilot.A:
             if held_ms >= _CLOSE_MS:
                 self.is_open = False
