@@ -1,30 +1,24 @@
-import gc
-import sys
+"""Keeper, split and tariff together: too many modules at once for the small heap of the tests."""
 
-from evmeter.session import split, tariff  # noqa: F401  early, for the heap is small
-from evmeter.system.forget import forget
+import pytest
+
+from fakes import keeper_device
+from fakes.keeper_device import PILOT_A, PILOT_C, Device
+from fakes.world import FakeBoard
 
 _MORNING_MS = 1_790_056_800_000  # 2026-09-22 06:00 UTC
-_READY = tariff.Tariff({"currency": "EUR", "zone": "UTC0", "windows": [
+_TARIFF = {"currency": "EUR", "zone": "UTC0", "windows": [
     {"name": "day", "from": "06:00", "to": "22:00", "centiminor_per_kwh": 4000},
-    {"name": "night", "from": "22:00", "to": "06:00", "centiminor_per_kwh": 2000}]})
-if sys.implementation.name == "micropython":
-    forget("evmeter.session", "windows")
+    {"name": "night", "from": "22:00", "to": "06:00", "centiminor_per_kwh": 2000}]}
 
-from fakes import keeper_device  # noqa: E402  after what needs the largest pieces of the heap
-from fakes.keeper_device import PILOT_A, PILOT_C, Device  # noqa: E402
-from fakes.world import FakeBoard  # noqa: E402
+
+@pytest.fixture(autouse=True)
+def _tariff(monkeypatch):
+    monkeypatch.setitem(keeper_device._CONFIG, "tariff", _TARIFF)
 
 
 def _device(board, unix_ms, quality="S", register_mwh=1_000_000):
-    made = tariff.Tariff
-    keeper_device._CONFIG["tariff"] = True
-    tariff.Tariff = lambda config: _READY
-    try:
-        return Device(board, unix_ms, register_mwh, quality)
-    finally:
-        del keeper_device._CONFIG["tariff"]
-        tariff.Tariff = made
+    return Device(board, unix_ms, register_mwh, quality)
 
 
 def test_a_session_over_a_change_of_the_tariff():
@@ -57,8 +51,6 @@ def test_a_cut_after_a_change_and_one_over_it():
         device.run((before_s + after_s - (0 if after_s else 20)) * 1000, PILOT_C, 36000)
         now_ms, register_mwh = device.clock.now()[0], device.meter.register_mwh
         device.keeper.follow()
-        del device
-        gc.collect()
         device = _device(board, now_ms + off_s * 1000, "S", register_mwh + 10_000 * off_s)
         device.run(60000, PILOT_C, 36000)
         device.run(3000, PILOT_A, 0)
