@@ -28,6 +28,9 @@ class Power:
 class MemoryStore:
     """The interface of ledger/segments.py. `capacity` in segments of `segment_bytes`."""
 
+    unit = 1
+    tears = False
+
     def __init__(self, power=None, capacity=16, segment_bytes=600):
         self._power = power or Power()
         self._segment_bytes = segment_bytes

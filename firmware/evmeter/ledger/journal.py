@@ -30,6 +30,7 @@ _HEAD = "<IIIqq16s16s"
 _HEAD_KEY = "head"
 _HEAD_BYTES = const(64)
 _CRC_AT = const(60)
+_PADDED = const(2592)  # the longest frame, up to a store's unit
 _NONE_MWH = -(1 << 62)  # no register yet; a mark can be negative after a jump
 _NO_HASH = bytes(16)
 
@@ -39,7 +40,7 @@ class JournalError(Exception):
 
 
 class Journal:
-    """The journal over a store (segments.py) with its head in the second store (`nvs`).
+    """The journal over a store (segments.py, ring.py) with its head in the second store (`nvs`).
 
     Beside the sequence the head holds `page` (pagination of the newest record), `open_seq` (begin
     record of the open session, 0: none), `mark_mwh` (register up to which energy is accounted for,
@@ -52,7 +53,7 @@ class Journal:
         self._store = store
         self._nvs = nvs
         self._account = account
-        self._frame = bytearray(MAX_PAYLOAD + _OVERHEAD)
+        self._frame = bytearray(_PADDED)
         self._head = bytearray(_HEAD_BYTES)
         self._next_read = (0, 0, 0)  # sequence, segment, offset of the frame after the last read
         self._saved_cursor = 0
@@ -159,14 +160,22 @@ class Journal:
                     break
                 found = (seq, self._digest(length), bytes(self._frame[9:25]), segment, offset,
                          kind, length)
-                offset += length + _OVERHEAD
+                offset = self._behind(offset, length)
             if found:
                 if torn:  # bytes follow that are no frame
-                    self.faults.append("segment %d ends damaged" % segment)
+                    # Where an append can be torn, that is no fault: what is missing of what was
+                    # acknowledged shows in the second store.
+                    if not store.tears:
+                        self.faults.append("segment %d ends damaged" % segment)
                     store.start_segment()
                 return found
             store.set_aside(segment)
         return 0, _NO_HASH, _NO_HASH, 0, 0, 0, 0
+
+    def _behind(self, offset, length):
+        """Where a frame follows the one at `offset` with a payload of `length` bytes."""
+        unit = self._store.unit
+        return offset + (length + _OVERHEAD + unit - 1) // unit * unit
 
     def _digest(self, length):
         view = memoryview(self._frame)[: length + _OVERHEAD]
@@ -293,7 +302,7 @@ class Journal:
             kind, length, found = self._load(segment, offset)
             if not kind or found > seq:
                 break
-            offset += length + _OVERHEAD
+            offset = self._behind(offset, length)
             if found == seq:
                 self._next_read = (seq + 1, segment, offset)
                 return kind, length

@@ -23,7 +23,13 @@ class StoreError(Exception):
 
 
 class SegmentStore:
-    """Segment files on a littlefs that `mount()` gives anew at each call."""
+    """Segment files on a littlefs that `mount()` gives anew at each call.
+
+    `unit`: frames begin at its multiples; `tears`: whether an interrupted append may leave a part.
+    """
+
+    unit = 1
+    tears = False
 
     def __init__(self, mount, reserve_blocks=_RESERVE_BLOCKS):
         self._mount = mount

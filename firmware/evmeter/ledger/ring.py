@@ -1,0 +1,210 @@
+"""The store behind the journal on bare flash: a ring of 4 KiB sectors without a file system.
+
+The first sixteenth of the partition (at least four sectors) holds the small files, the rest the
+frames as the journal gives them, each filled up to 16 bytes with zeros; each part goes round by
+itself, so that its sectors wear alike. An append is one program and no erase, but where it begins
+a sector. What a power cut tears is told by its CRC; nothing is written behind it in that sector.
+"""
+
+import struct
+from array import array
+
+from micropython import const
+
+from evmeter.ledger.sectors import HEAD, ROOM, SECTOR, UNIT, Sectors, padded
+from evmeter.ledger.segments import StoreError
+from evmeter.ledger.small_files import MOST, SmallFiles
+
+_MAGIC = b"EVJ1"
+_NAMES = ("cursor", "session")
+_LEAST_SMALL = const(4)  # sectors
+_LEAST = const(8)
+_FRAME_MAGIC = const(0x5AA5)  # of ledger/journal.py
+_CRC_BEHIND = const(25)
+
+
+def _parts(sectors):
+    """How many sectors the small files have."""
+    return max(_LEAST_SMALL, sectors.count // 16)
+
+
+class RingStore:
+    """A ring of sectors on the block device that `device()` gives (esp32.Partition's methods)."""
+
+    unit = UNIT
+    tears = True
+
+    def __init__(self, device):
+        self._device = device
+        self._sectors = None
+        self._small = None
+        self._base = 0  # the first sector of frames
+        self._places = array("H")  # of the segments, from `_oldest` on, round
+        self._oldest = 0
+        self._newest = -1  # the place that was begun last
+        self._counter = 0
+        self._size = ROOM  # of the newest segment
+        self.segments = []
+        self.capacity = 0
+        self.damaged = 0
+
+    def open(self):
+        """Find what is on the flash. Raises StoreError where it holds no store."""
+        try:
+            self._sectors = sectors = Sectors(self._device())
+            if sectors.count < _LEAST:
+                raise StoreError("%d sectors are too few for a journal" % sectors.count)
+            self._base = _parts(sectors)
+            self.capacity = sectors.count - self._base
+            self._small = SmallFiles(sectors, self._base, _NAMES)
+            self._small.open()
+            self.damaged = self._small.damaged
+            self._open_frames()
+        except OSError as error:
+            raise StoreError("the journal cannot be read (error %s)" % error.args[0]) from None
+        if not self.segments and not self._small.found:
+            raise StoreError("the flash holds no journal: it is %s"
+                             % ("in other use" if self.damaged else "blank"))
+
+    def _open_frames(self):
+        count = self.capacity
+        self._places = array("H", bytes(2 * count))
+        firsts = array("I", bytes(4 * count))
+        odd = []
+        newest, highest, latest = -1, 0, -1
+        for place in range(count):
+            counter, first = self._sectors.header(self._base + place, _MAGIC)
+            if counter < 0:
+                first = self._first_frame(self._base + place)
+                if not first:
+                    odd.append(place)
+            if (first, counter) > (highest, latest) and first:
+                newest, highest, latest = place, first, counter
+            self._counter = max(self._counter, counter)
+            firsts[place] = first
+        # the next to be begun: a power cut may have torn its erase
+        self.damaged += len(odd) - ((newest + 1) % count in odd)
+        self.segments = segments = []
+        for step in range(count):
+            place = (newest + 1 + step) % count
+            first = firsts[place]
+            if first and segments and first == segments[-1]:
+                segments.pop()  # its first frame did not get there, and was written once more
+            if first and (not segments or first > segments[-1]):
+                self._places[len(segments)] = place
+                segments.append(first)
+            elif first:
+                self.damaged += 1
+        self._oldest = 0
+        self._newest = newest
+        self._size = self._sectors.used(self._base + newest) if segments else ROOM
+
+    def _first_frame(self, block):
+        """The number of a sector's first frame where the header is damaged; 0: none is whole."""
+        start = bytearray(8)
+        self._sectors.read(block, start, 8, HEAD)
+        magic, length, seq = struct.unpack("<HHI", start)
+        end = HEAD + length + _CRC_BEHIND
+        if magic != _FRAME_MAGIC or end + 4 > SECTOR:
+            return 0
+        self._sectors.read(block, start, 4, end)
+        same = struct.unpack_from("<I", start)[0] == self._sectors.crc(block, HEAD, end)
+        return seq if same else 0
+
+    @staticmethod
+    def format(flash):
+        """Lay the empty store on a block device; what it held is lost."""
+        sectors = Sectors(flash)
+        for block in range(sectors.count):
+            if not sectors.is_blank(block):
+                sectors.erase(block)
+        SmallFiles(sectors, _parts(sectors), _NAMES).write(_NAMES[0], b"")
+
+    def append(self, seq, frame, length):
+        """Store `frame[:length]`, the frame number `seq`; the bytes behind it up to the unit are
+        overwritten. Raises StoreError if it is not there afterwards."""
+        end = padded(length)
+        frame[length:end] = bytes(end - length)
+        code = 0
+        for _ in range(2):
+            if self._size + end > ROOM:
+                self._advance(seq)
+            at = HEAD + self._size
+            self._size += end
+            try:
+                self._sectors.program(self._block(self.segments[-1]), at,
+                                      memoryview(frame)[:end])
+                return
+            except OSError as error:
+                code = error.args[0]
+                self._size = ROOM
+        raise StoreError("a frame was not written (error %s)" % code)
+
+    def _advance(self, seq):
+        """Begin the next sector; one that cannot be erased is passed over."""
+        code = 0
+        for step in (1, 1, 2, 2):
+            place = (self._newest + step) % self.capacity
+            if self.segments and place == self._places[self._oldest]:
+                raise StoreError("the journal is full")
+            try:
+                self._sectors.begin(self._base + place, _MAGIC, self._counter + 1, seq)
+            except OSError as error:
+                code = error.args[0]
+                continue
+            if self.segments and self.segments[-1] == seq:
+                self.segments.pop()  # its first frame could not be written
+            self._places[(self._oldest + len(self.segments)) % self.capacity] = place
+            self.segments.append(seq)
+            self._counter += 1
+            self._newest = place
+            self._size = 0
+            return
+        raise StoreError("no sector can be begun (error %s)" % code)
+
+    def start_segment(self):
+        """The next append begins a new sector: the newest ends in bytes that are no frame."""
+        self._size = ROOM
+
+    def set_aside(self, first):
+        """Take the newest segment, which holds no frame at all, out of the journal's way. It stays
+        as it is until the ring comes round."""
+        self.segments.remove(first)
+        self._size = ROOM
+
+    def _block(self, first):
+        index = self._oldest + self.segments.index(first)
+        return self._base + self._places[index % self.capacity]
+
+    def read(self, first, offset, buffer, length):
+        """Read `length` bytes at `offset` of a segment into `buffer`; returns how many came."""
+        room = self._size if first == self.segments[-1] else ROOM
+        length = max(0, min(length, room - offset))
+        try:
+            self._sectors.read(self._block(first), buffer, length, HEAD + offset)
+        except OSError as error:
+            raise StoreError("segment %d cannot be read (error %s)"
+                             % (first, error.args[0])) from None
+        return length
+
+    def drop_oldest(self):
+        """Give the oldest segment's flash back."""
+        try:
+            self._sectors.give_back(self._block(self.segments[0]))
+        except OSError:
+            self.damaged += 1  # what it holds is confirmed: at the worst it is there once more
+        self.segments.pop(0)
+        self._oldest = (self._oldest + 1) % self.capacity
+
+    def read_small(self, name):
+        """The bytes of a small file, or None where it is empty, missing or damaged."""
+        return self._small.read(name)
+
+    def write_small(self, name, body):
+        """Replace a small file whole: old or new after a power cut. Raises StoreError."""
+        if name not in _NAMES or len(body) > MOST:
+            raise StoreError("%s: no small file of %d bytes" % (name, len(body)))
+        try:
+            self._small.write(name, body)
+        except OSError as error:
+            raise StoreError("%s was not written (error %s)" % (name, error.args[0])) from None
