@@ -213,3 +213,62 @@ def test_a_blank_flash_is_never_formatted():
     raises(JournalError, journal.open)
     assert not journal.ready
     assert "not open" in str(raises(JournalError, journal.append, frames.EVT, b"x"))
+
+
+def test_an_append_that_broke_off_is_looked_for_on_the_flash():
+    store, nvs = MemoryStore(), MemoryNvs()
+    journal = _open(store, nvs)
+    journal.append(frames.REC, b"r7", page=7)
+    whole = nvs.set_blob
+
+    def failing(key, value):
+        raise OSError(5)
+
+    nvs.set_blob = failing
+    for _ in range(3):
+        text = str(raises(JournalError, journal.append, frames.EVT, b"two"))
+        assert "second store" in text
+        assert journal.next_seq == 3
+    nvs.set_blob = whole
+    assert journal.append(frames.EVT, b"three") == 3
+    again = _open(store, nvs)
+    assert again.faults == []
+    assert _payloads(again) == [(1, b"r7"), (2, b"two"), (2, b"three")]
+
+
+def test_an_append_that_memory_failed_is_looked_for_on_the_flash():
+    store, nvs = MemoryStore(), MemoryNvs()
+    journal = _open(store, nvs)
+    digest = journal._digest
+
+    def failing(length):
+        raise MemoryError
+
+    for _ in range(2):
+        journal._digest = failing
+        seq = journal.next_seq
+        raises(MemoryError, journal.append, frames.EVT, b"e%d" % seq)
+        journal._digest = digest
+        text = str(raises(JournalError, journal.append, frames.EVT, b"e%d" % seq))
+        assert "frame %d got there after all" % seq in text
+        assert journal.append(frames.EVT, b"e%d" % journal.next_seq) == seq + 1
+    assert _payloads(_open(store, nvs)) == [(2, b"e%d" % number) for number in range(1, 5)]
+
+
+def test_frames_behind_a_damaged_one_in_its_segment_are_read():
+    store, nvs = MemoryStore(segment_bytes=4096), MemoryNvs()
+    journal = _open(store, nvs)
+    for number in range(6):
+        journal.append(frames.EVT, b"e%d" % number + b"-" * 600)
+    data = bytearray(store.data[1])
+    for at in (3, 631 * 2 + 300):
+        data[at] ^= 0x40
+    store.data[1] = bytes(data)
+    journal = _open(store, nvs)
+    assert journal.faults == ["segment 1 is damaged"] * 2
+    assert journal.next_seq == 7
+    for seq in (1, 3):
+        raises(JournalError, journal.read, seq, _BUFFER)
+    for seq in (2, 4, 5, 6):
+        assert journal.read(seq, _BUFFER)[0] == frames.EVT
+        assert bytes(_BUFFER[:2]) == b"e%d" % (seq - 1)

@@ -31,6 +31,7 @@ _HEAD_KEY = "head"
 _HEAD_BYTES = const(64)
 _CRC_AT = const(60)
 _PADDED = const(2592)  # the longest frame, up to a store's unit
+_STEP_BACK = const(32)  # no shorter frame is there, and a multiple of every unit
 _NONE_MWH = -(1 << 62)  # no register yet; a mark can be negative after a jump
 _NO_HASH = bytes(16)
 
@@ -57,6 +58,7 @@ class Journal:
         self._head = bytearray(_HEAD_BYTES)
         self._next_read = (0, 0, 0)  # sequence, segment, offset of the frame after the last read
         self._saved_cursor = 0
+        self._unsure = False  # an append broke off: only the flash tells what is on it
         self.ready = False
         self.faults = []
         self.lost = set()
@@ -77,6 +79,7 @@ class Journal:
         try:
             self._store.open()
             self._open()
+            self._unsure = False
             self.ready = True
         except StoreError as error:
             raise JournalError(str(error)) from None
@@ -109,12 +112,13 @@ class Journal:
             self.faults.append("%d damaged segments" % self._store.damaged)
         body = self._store.read_small("cursor")
         if body and len(body) == 4:
-            self.cursor = min(int.from_bytes(body, "little"), self.next_seq - 1)
+            cursor = min(int.from_bytes(body, "little"), self.next_seq - 1)
         elif self._store.segments:
-            self.cursor = self._store.segments[0] - 1
+            cursor = self._store.segments[0] - 1
         else:
-            self.cursor = self.next_seq - 1
-        self._saved_cursor = self.cursor
+            cursor = self.next_seq - 1
+        self._saved_cursor = cursor
+        self.cursor = max(self.cursor, cursor)  # opened again, it knows of more
 
     def _load_head(self):
         try:
@@ -142,8 +146,12 @@ class Journal:
                          interval_mwh, self.hash, self.record_hash)
         crc = binascii.crc32(memoryview(head)[:_CRC_AT]) & 0xFFFFFFFF
         head[_CRC_AT:] = crc.to_bytes(4, "little")
-        self._nvs.set_blob(_HEAD_KEY, head)
-        self._nvs.commit()
+        try:
+            self._nvs.set_blob(_HEAD_KEY, head)
+            self._nvs.commit()
+        except OSError as error:
+            raise JournalError("the second store was not written (error %s)"
+                               % error.args[0]) from None
 
     def _scan(self):
         """The last whole frame: (sequence, its hash, previous hash, segment, offset, type, payload
@@ -152,12 +160,18 @@ class Journal:
         while store.segments:
             segment = store.segments[-1]
             found = None
-            offset = 0
+            offset = torn = 0
             while True:
                 kind, length, seq = self._load(segment, offset)
                 if not kind:
                     torn = length
-                    break
+                    offset = self._search(segment, offset) if torn else 0
+                    if not offset:
+                        break
+                    continue
+                if torn:
+                    self.faults.append("segment %d is damaged" % segment)
+                    torn = 0
                 found = (seq, self._digest(length), bytes(self._frame[9:25]), segment, offset,
                          kind, length)
                 offset = self._behind(offset, length)
@@ -199,6 +213,20 @@ class Journal:
             return 0, 1, 0
         return kind, length, seq
 
+    def _search(self, segment, offset):
+        """Where the next bytes are that begin like a frame behind damaged ones; 0: nowhere."""
+        frame = self._frame
+        unit = self._store.unit
+        offset += unit
+        while True:
+            got = self._store.read(segment, offset, frame, _PADDED)
+            for at in range(0, got - _OVERHEAD + 1, unit):
+                if frame[at] == _MAGIC & 0xFF and frame[at + 1] == _MAGIC >> 8:
+                    return offset + at
+            if got < _PADDED:
+                return 0
+            offset += _PADDED - _STEP_BACK
+
     def _take_over(self, segment, offset, kind, length):
         """Let the head follow a frame that is on flash, but not in the second store."""
         self._load(segment, offset)
@@ -218,7 +246,8 @@ class Journal:
         """Make `payload` durable as frame `next_seq`; returns its sequence number.
 
         `head` is what the frame changes there. Raises JournalError when the frame is not on flash;
-        then nothing has changed and the number was not used.
+        then nothing has changed and the number was not used. Where memory or the second store
+        failed, that is not known, and the next append looks first what is on flash, as a boot does.
         """
         length = len(payload)
         if not self.ready:
@@ -226,19 +255,26 @@ class Journal:
         if length > MAX_PAYLOAD:
             raise JournalError("payload of %d bytes; allowed: %d" % (length, MAX_PAYLOAD))
         seq = self.next_seq
+        if self._unsure:
+            self.open()
+            if seq != self.next_seq:  # which the payload has in it
+                raise JournalError("frame %d got there after all" % seq)
         frame = self._frame
         struct.pack_into(_HEADER, frame, 0, _MAGIC, length, seq, kind, self.hash)
         end = _HEADER_BYTES + length
         frame[_HEADER_BYTES:end] = payload
         crc = binascii.crc32(memoryview(frame)[:end]) & 0xFFFFFFFF
         struct.pack_into("<I", frame, end, crc)
+        self._unsure = True
         try:
             self._make_room()
             self._store.append(seq, frame, end + 4)
         except StoreError as error:
+            self._unsure = False
             raise JournalError(str(error)) from None
         self._change(head)
         self._advance(seq, self._digest(length))
+        self._unsure = False
         return seq
 
     def free_percent(self):
@@ -300,6 +336,10 @@ class Journal:
                 segment = first
         while segment:
             kind, length, found = self._load(segment, offset)
+            if not kind:
+                offset = self._search(segment, offset) if length else 0
+                if offset:
+                    continue
             if not kind or found > seq:
                 break
             offset = self._behind(offset, length)

@@ -129,15 +129,16 @@ class RingStore:
         for _ in range(2):
             if self._size + end > ROOM:
                 self._advance(seq)
-            at = HEAD + self._size
-            self._size += end
+            at = self._size
+            self._size = ROOM  # nothing is written behind what fails
             try:
-                self._sectors.program(self._block(self.segments[-1]), at,
+                self._sectors.program(self._block(self.segments[-1]), HEAD + at,
                                       memoryview(frame)[:end])
-                return
             except OSError as error:
                 code = error.args[0]
-                self._size = ROOM
+                continue
+            self._size = at + end
+            return
         raise StoreError("a frame was not written (error %s)" % code)
 
     def _advance(self, seq):

@@ -90,20 +90,16 @@ class SmallFiles:
 
     def write(self, name, body):
         """Replace a file whole."""
-        try:
-            if self._size + len(self._names) * _ENTRY_BYTES > ROOM:
-                self._newest = (self._newest + 1) % self._count
-                self._counter += 1
-                self._here = 0
-                self._sectors.begin(self._newest, _MAGIC, self._counter, 0)
-                self._size = 0
-            self._put(self._names.index(name), body)
-            for which in range(len(self._names)):
-                if not self._here & 1 << which:
-                    self._put(which, self._bodies[which] or b"")
-        except OSError:
-            self._size = ROOM
-            raise
+        if self._size + len(self._names) * _ENTRY_BYTES > ROOM:
+            self._newest = (self._newest + 1) % self._count
+            self._counter += 1
+            self._here = 0
+            self._sectors.begin(self._newest, _MAGIC, self._counter, 0)
+            self._size = 0
+        self._put(self._names.index(name), body)
+        for which in range(len(self._names)):
+            if not self._here & 1 << which:
+                self._put(which, self._bodies[which] or b"")
 
     def _put(self, which, body):
         entry = self._entry
@@ -114,7 +110,9 @@ class SmallFiles:
         crc = binascii.crc32(memoryview(entry)[:end]) & 0xFFFFFFFF
         struct.pack_into("<I", entry, end, crc)
         entry[end + 4 : length] = bytes(length - end - 4)
-        self._sectors.program(self._newest, HEAD + self._size, memoryview(entry)[:length])
+        at = self._size
+        self._size = ROOM  # nothing is written behind what fails
+        self._sectors.program(self._newest, HEAD + at, memoryview(entry)[:length])
         self._bodies[which] = bytes(body)
-        self._size += length
+        self._size = at + length
         self._here |= 1 << which

@@ -1,15 +1,16 @@
-"""One life of the journal on the real littlefs, and what the next boot must find of it."""
+"""One life of the journal on one of its stores, and what the next boot must find of it."""
 
+import binascii
 import hashlib
 import struct
 
 import host_flash
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal, JournalError
+from evmeter.ledger.ring import RingStore
 from evmeter.ledger.segments import SegmentStore
 from evmeter_tools.faults.ram_flash import BLOCK_BYTES, RamFlash
 
-BLOCKS = 18
 _RESERVE = 6
 _HEADER = "<HHIB16s"  # of a frame, ledger/journal.py
 _FRAME_BYTES = 29  # around the payload
@@ -54,32 +55,91 @@ def payload(number):
     return b"%06d" % number + bytes((number,)) * (number * 337 % 1900)
 
 
-def blank_image():
-    """A freshly commissioned flash."""
-    flash = RamFlash(BLOCKS)
-    host_flash.mkfs(flash)
-    SegmentStore.format(host_flash.mount(flash))
-    return bytes(flash.image)
+class OnLittlefs:
+    """Segments on the real littlefs."""
+
+    name = ""
+    blocks = 18
+
+    def format(self, flash):
+        """Commission a flash."""
+        host_flash.mkfs(flash)
+        SegmentStore.format(host_flash.mount(flash))
+
+    def store(self, flash):
+        """The store on a flash."""
+        return SegmentStore(lambda: host_flash.mount(flash), _RESERVE)
+
+
+class OnRing:
+    """The ring of sectors; `store_class` may be a wrong design."""
+
+    name = "-ring"
+    blocks = 13
+
+    def __init__(self, store_class=RingStore):
+        self.store_class = store_class
+
+    def format(self, flash):
+        """Commission a flash."""
+        RingStore.format(flash)
+
+    def store(self, flash):
+        """The store on a flash."""
+        return self.store_class(lambda: flash)
+
+
+class Device:
+    """What a device is made of: a store (OnLittlefs, OnRing) and the class of its journal."""
+
+    def __init__(self, stores, journal_class=Journal):
+        self.stores = stores
+        self.journal_class = journal_class
+
+    @property
+    def blocks(self):
+        """Size of the flash."""
+        return self.stores.blocks
+
+    def blank_image(self):
+        """A freshly commissioned flash."""
+        flash = RamFlash(self.blocks)
+        self.stores.format(flash)
+        return bytes(flash.image)
+
+    def live(self, image, values):
+        """Switch on: a `Life`."""
+        return Life(self, image, values)
 
 
 class Told:
-    """What the device's other side may rely on: numbers given out, and what was confirmed."""
+    """What the device's other side may rely on: numbers given out, what was confirmed, and what
+    each small file holds: {name: (before the write that is under way, after it)}."""
 
     def __init__(self, other=None):
         self.last = other.last if other else 0
         self.confirmed = other.confirmed if other else 0
+        self.small = dict(other.small) if other else {}
+
+    def saving(self, name, body):
+        """A small file is going to be written."""
+        self.small[name] = self.small.get(name, (None, None))[1], body
+
+    def saved(self, name):
+        """It is there."""
+        self.small[name] = (self.small[name][1],) * 2
 
 
 class Life:
     """One life of a device: the flash as it was left, the second store, the journal over them."""
 
-    def __init__(self, image, values, journal_class=Journal):
-        self.flash = RamFlash(BLOCKS, image)
+    def __init__(self, device, image, values):
+        self.device = device
+        self.flash = RamFlash(device.blocks, image)
         self.nvs = Nvs(values)
         self.nvs.flash = self.flash
-        store = SegmentStore(lambda: host_flash.mount(self.flash), _RESERVE)
-        self.store = store
-        self.journal = journal_class(store, self.nvs, account)
+        self.store = device.stores.store(self.flash)
+        self.journal = device.journal_class(self.store, self.nvs, account)
 
     def append(self, told):
         """One record."""
@@ -87,18 +147,38 @@ class Life:
         self.journal.append(frames.REC, payload(number), page=number)
         told.last = number
 
+    def _save(self, told):
+        body = b"%06d" % told.last * 11
+        told.saving("session", body)
+        self.journal.save_small("session", body)
+        told.saved("session")
+
+    def _confirm(self, told):
+        told.confirmed = max(told.confirmed, told.last - 4)
+        self.journal.confirm(told.confirmed)
+        told.saving("cursor", told.confirmed.to_bytes(4, "little"))
+        self.journal.save_cursor()
+        told.saved("cursor")
+
     def work(self, told, appends):
         """Open, append, checkpoint, confirm; ends early at the cut."""
-        journal = self.journal
-        journal.open()
+        self.journal.open()
+        # What an interrupted write has left is known from here on; the judge has had its say.
+        told.last = self.journal.next_seq - 1
+        for name in told.small:
+            told.small[name] = (self.store.read_small(name),) * 2
         for _ in range(appends):
             self.append(told)
-            if told.last % 3 == 0:
-                journal.save_small("session", b"%06d" % told.last)
+            for _ in range(3 if told.last % 3 == 0 else 0):
+                self._save(told)
             if told.last % 5 == 0:
-                told.confirmed = max(told.confirmed, told.last - 4)
-                journal.confirm(told.last - 4)
-                journal.save_cursor()
+                self._confirm(told)
+
+
+def wrong_small(life, told):
+    """Small files that are neither what they were nor what was being written."""
+    return ["%s is another" % name for name, bodies in told.small.items()
+            if life.store.read_small(name) not in bodies]
 
 
 def wrong_frames(life, told):
@@ -123,15 +203,22 @@ def chain_faults(life):
     """Where a number is missing or doubled, or a frame does not follow the one before it."""
     wrong = []
     before = None
+    unit = life.store.unit
     for first in life.store.segments:
         data = bytearray(BLOCK_BYTES)
         length = life.store.read(first, 0, data, len(data))
         at = 0
-        while at < length:
+        while at < length and data[at] == frames._MAGIC & 0xFF:
             _, size, seq, _, previous = struct.unpack_from(_HEADER, data, at)
+            end = at + size + _FRAME_BYTES
+            if not _whole(data[at:end]):
+                break
             if before and (seq, previous) != before:
                 wrong.append("frame %d does not follow the one before" % seq)
-            end = at + size + _FRAME_BYTES
             before = seq + 1, hashlib.sha256(data[at:end]).digest()[:16]
-            at = end
+            at = -(-end // unit) * unit
     return wrong
+
+
+def _whole(frame):
+    return binascii.crc32(frame[:-4]).to_bytes(4, "little") == frame[-4:]

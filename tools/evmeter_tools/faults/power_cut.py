@@ -1,9 +1,11 @@
-"""Campaigns `power-cut` and `bit-rot` on the journal over the real littlefs.
+"""Campaigns `power-cut` and `bit-rot` on the journal over the real littlefs, and
+`power-cut-ring` and `bit-rot-ring` over the ring of sectors.
 
 power-cut: the power goes at every program and erase of the flash and before every write of the
 second store, with the operation torn in several ways; then once more while the next boot recovers.
 A violation is an acknowledged record that is lost or another, a number given out twice, a fault
-reported that is none.
+reported that is none, a small file that is neither old nor new, and on the ring a program over
+bytes that are not blank.
 
 bit-rot: single bits of the image flip. A violation is a corrupt payload that is accepted, a number
 given out twice, or an exception other than JournalError.
@@ -14,14 +16,16 @@ import traceback
 
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal, JournalError
+from evmeter.ledger.ring import RingStore
 from evmeter_tools.faults.life import (
-    BLOCKS,
-    Life,
+    Device,
+    OnLittlefs,
+    OnRing,
     Told,
-    blank_image,
     chain_faults,
     payload,
     wrong_frames,
+    wrong_small,
 )
 from evmeter_tools.faults.ram_flash import BLOCK_BYTES
 from evmeter_tools.faults.result import Result
@@ -29,13 +33,14 @@ from evmeter_tools.faults.result import Result
 _APPENDS = 72
 _LATER = 3
 _FIRST_PERCENT = 75  # of the trials are first cuts, the others second ones
-_CONTROL_APPENDS = 12
+# of a wrong design: appends, progress, torn in many ways, every so manieth operation
+_CONTROL = {"": (12, None, False, 3), "-ring": (64, None, True, 2)}
 _CONTROL_FLIPS = 6000
 
 
-def judge(image, values, told, journal_class=Journal):
+def judge(image, values, told, device):
     """Violations after a cut: what a fresh boot finds, and gives out next, against `told`."""
-    life = Life(image, values, journal_class)
+    life = device.live(image, values)
     journal = life.journal
     try:
         journal.open()
@@ -47,10 +52,12 @@ def judge(image, values, told, journal_class=Journal):
         if journal.cursor > told.last:
             wrong.append("cursor %d" % journal.cursor)
         corrupt, missing = wrong_frames(life, told)
-        wrong += corrupt + missing
+        wrong += corrupt + missing + wrong_small(life, told)
         after = Told(told)
         life.append(after)
-        again = Life(bytes(life.flash.image), life.nvs.values, journal_class)
+        if device.stores.name and life.flash.rewrites:
+            wrong.append("programmed over bytes that are not blank")
+        again = device.live(bytes(life.flash.image), life.nvs.values)
         again.journal.open()
         buffer = bytearray(frames.MAX_PAYLOAD)
         _, length = again.journal.read(after.last, buffer)
@@ -70,6 +77,10 @@ def _tears(rng, before, data, many):
         cuts += [1, rng.randrange(length), rng.randrange(length)]
     for cut in cuts:
         yield data[:cut] + before[cut:]
+    if length == BLOCK_BYTES:  # an erase
+        yield before[: length // 2] + data[length // 2 :]
+        if many:
+            yield bytes(length)
     if many:  # some bits have changed already, others have not
         mask = int.from_bytes(rng.randbytes(length), "big")
         old, new = int.from_bytes(before, "big"), int.from_bytes(data, "big")
@@ -79,13 +90,13 @@ def _tears(rng, before, data, many):
 class _Cutter:
     """Lives once and, before each operation, tries what a cut there would leave."""
 
-    def __init__(self, result, rng, most, journal_class, many=True, each=1,
+    def __init__(self, result, rng, most, device, many=True, each=1,
                  progress=None):
         self._progress = progress
         self._result = result
         self._rng = rng
         self._most = most
-        self._class = journal_class
+        self._device = device
         self._many = many
         self._each = each
         self._points = 0
@@ -98,7 +109,7 @@ class _Cutter:
 
     def live(self, image, values, told, appends):
         """One life; `told` is what was known at its begin."""
-        self._life = life = Life(image, values, self._class)
+        self._life = life = self._device.live(image, values)
         self._told = told
         life.flash.watch = self._flash
         life.nvs.watch = self._second_store
@@ -111,7 +122,7 @@ class _Cutter:
         result.trials += 1
         values = dict(self._life.nvs.values)
         told = Told(self._told)
-        for text in judge(image, values, told, self._class):
+        for text in judge(image, values, told, self._device):
             result.wrong("%s: %s" % (cut, text))
         if self._many and self._rng.random() < 0.06:
             self.kept.append((image, values, told))
@@ -178,13 +189,64 @@ class _NoCrc(Journal):
         return frame[8], length, int.from_bytes(frame[4:8], "little")
 
 
-def _cuts(result, journal_class, trials, seed, appends, progress=None, many=True, each=1):
+class _NothingSetAside(Journal):
+    """A wrong design: an append goes on behind what a power cut has torn."""
+
+    def _scan(self):
+        found = super()._scan()
+        self._store._size = found[4] + (found[6] + 29 + 15) // 16 * 16 if found[0] else 4064
+        return found
+
+
+class _OneSmallSector(RingStore):
+    """A wrong design: the small files have one sector, erased when it is full."""
+
+    def write_small(self, name, body):
+        small = self._small
+        if small._newest >= 0:
+            small._newest -= small._size + 224 > 4064
+        super().write_small(name, body)
+
+
+class _LengthOnly(Journal):
+    """A wrong design: whether a frame is whole is told by its length."""
+
+    def _load(self, segment, offset):
+        frame = self._frame
+        got = self._store.read(segment, offset, frame, len(frame))
+        length = int.from_bytes(frame[2:4], "little")
+        if got < 29 or frame[0] != 0xA5 or got < length + 29:
+            return 0, int(got > 0), 0
+        return frame[8], length, int.from_bytes(frame[4:8], "little")
+
+
+_WRONG = {
+    "": [Device(OnLittlefs(), design) for design in (_HeadFirst, _NoHead, _NoTakeOver)],
+    "-ring": [Device(OnRing(), design) for design in (_HeadFirst, _NoTakeOver, _NothingSetAside,
+                                                      _LengthOnly)]
+    + [Device(OnRing(design)) for design in (_OneSmallSector,)],
+}
+_ROTTEN = {
+    "": [Device(OnLittlefs(), design) for design in (_NoHead, _NoCrc)],
+    "-ring": [Device(OnRing(), design) for design in (_NoHead, _NoCrc)],
+}
+
+
+def _name(device):
+    """What is wrong with a design, in words."""
+    design = device.journal_class
+    if design is Journal:
+        design = device.stores.store_class
+    return " ".join(design.__doc__.split()[3:])
+
+
+def _cuts(result, device, trials, seed, appends, progress=None, many=True, each=1):
     rng = random.Random(seed)
     most = trials * _FIRST_PERCENT // 100 if many else trials
-    cutter = _Cutter(result, rng, most, journal_class, many, each, progress)
-    cutter.live(blank_image(), {}, Told(), appends)
+    cutter = _Cutter(result, rng, most, device, many, each, progress)
+    cutter.live(device.blank_image(), {}, Told(), appends)
     result.counts["trials of a first cut"] = result.trials
-    later = _Cutter(result, rng, trials, journal_class, False)
+    later = _Cutter(result, rng, trials, device, False)
     rng.shuffle(cutter.kept)
     for image, values, told in cutter.kept:
         if later.enough:
@@ -195,22 +257,24 @@ def _cuts(result, journal_class, trials, seed, appends, progress=None, many=True
             progress(result.trials, trials)
 
 
-def power_cut(trials=16000, seed=5, progress=None, appends=_APPENDS, each=1):
-    """At least `trials` cuts; `each`: only every so manieth operation is cut."""
-    result = Result("power-cut")
-    _cuts(result, Journal, trials, seed, appends, progress, each=each)
-    for design in (_HeadFirst, _NoHead, _NoTakeOver):
+def power_cut(trials=16000, seed=5, progress=None, appends=_APPENDS, each=1, stores=None):
+    """At least `trials` cuts; `each`: only every so manieth operation is cut. `stores`: OnLittlefs
+    (default) or OnRing."""
+    stores = stores or OnLittlefs()
+    result = Result("power-cut" + stores.name)
+    _cuts(result, Device(stores), trials, seed, appends, progress, each=each)
+    for design in _WRONG[stores.name]:
         tried = Result("control")
-        _cuts(tried, design, 200, seed, _CONTROL_APPENDS, many=False)
-        result.controls[" ".join(design.__doc__.split()[3:])] = bool(tried.violations)
+        _cuts(tried, design, 3000, seed, *_CONTROL[stores.name])
+        result.controls[_name(design)] = bool(tried.violations)
     return result
 
 
-def _flip(result, image, values, told, bit, journal_class):
+def _flip(result, image, values, told, bit, device):
     """Boot on an image with one bit flipped: (outcome, violations)."""
     image = bytearray(image)
     image[bit >> 3] ^= 1 << (bit & 7)
-    life = Life(bytes(image), values, journal_class)
+    life = device.live(bytes(image), values)
     try:
         life.journal.open()
         corrupt, missing = wrong_frames(life, told)
@@ -231,17 +295,17 @@ def _flip(result, image, values, told, bit, journal_class):
         return "flips: crash", [traceback.format_exc().strip().replace("\n", " / ")]
 
 
-def _rot(result, journal_class, trials, seed, appends, progress=None):
+def _rot(result, device, trials, seed, appends, progress=None):
     rng = random.Random(seed)
-    life = Life(blank_image(), {}, journal_class)
+    life = device.live(device.blank_image(), {})
     told = Told()
     life.work(told, appends)
     image, values = bytes(life.flash.image), dict(life.nvs.values)
-    bits = BLOCKS * BLOCK_BYTES * 8
+    bits = device.blocks * BLOCK_BYTES * 8
     while result.trials < trials:
         bit = rng.randrange(bits)
         result.trials += 1
-        outcome, wrong = _flip(result, image, values, told, bit, journal_class)
+        outcome, wrong = _flip(result, image, values, told, bit, device)
         result.counts[outcome] += 1
         for text in wrong:
             result.wrong("bit %d: %s" % (bit, text))
@@ -250,12 +314,13 @@ def _rot(result, journal_class, trials, seed, appends, progress=None):
 
 
 def bit_rot(trials=20000, seed=6, progress=None, control_trials=_CONTROL_FLIPS,
-            appends=_APPENDS):
-    """`trials` flips of one bit each."""
-    result = Result("bit-rot")
-    _rot(result, Journal, trials, seed, appends, progress)
-    for design in (_NoHead, _NoCrc):
+            appends=_APPENDS, stores=None):
+    """`trials` flips of one bit each. `stores`: OnLittlefs (default) or OnRing."""
+    stores = stores or OnLittlefs()
+    result = Result("bit-rot" + stores.name)
+    _rot(result, Device(stores), trials, seed, appends, progress)
+    for design in _ROTTEN[stores.name]:
         tried = Result("control")
         _rot(tried, design, control_trials, seed, appends)
-        result.controls[" ".join(design.__doc__.split()[3:])] = bool(tried.violations)
+        result.controls[_name(design)] = bool(tried.violations)
     return result

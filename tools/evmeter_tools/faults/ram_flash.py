@@ -9,7 +9,8 @@ class RamFlash:
     `cut_at` counts programs and erases down to the one at which the power goes; `tear` says how
     much of that one still happens: 0 nothing, 1 half of it, 2 all but the last byte. After the cut
     nothing is written any more, whatever old file objects still try. `watch(at, data)` is called
-    before each operation with what it is going to leave at the image's offset `at`.
+    before each operation with what it is going to leave at the image's offset `at`. `rewrites`
+    counts programs over bytes that are not blank, which NOR flash and its encryption do not like.
     """
 
     def __init__(self, blocks=64, image=None):
@@ -20,6 +21,7 @@ class RamFlash:
         self.dead = False
         self.operations = 0
         self.erases = 0
+        self.rewrites = 0
         self.watch = None
 
     def _do(self, at, data):
@@ -52,6 +54,7 @@ class RamFlash:
             self._erase(block)
             offset = 0
         at = block * BLOCK_BYTES + offset
+        self.rewrites += self.image[at : at + len(buffer)].strip(b"\xff") != b""
         held = (int.from_bytes(self.image[at : at + len(buffer)], "big")
                 & int.from_bytes(buffer, "big"))
         self._do(at, held.to_bytes(len(buffer), "big"))
