@@ -9,17 +9,20 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from evmeter.ledger.journal import JournalError
 from evmeter_tools.faults import (
     bus,
     clock,
     clock_world,
     command,
+    flash_errors,
     fuzz,
     meter,
     power_cut,
     rows,
     signatures,
 )
+from evmeter_tools.faults.life import Device, OnLittlefs, OnRing, Told
 from evmeter_tools.faults.line import LineUart, Time
 
 _MUTATIONS = 30
@@ -60,8 +63,43 @@ def test_power_cut_campaign():
     assert result.counts["second lives that were cut"] > 0
 
 
-def test_bit_rot_campaign():
-    _all_good(power_cut.bit_rot(300, control_trials=300, appends=24), 300, 2)
+def test_power_cut_campaign_on_the_ring():
+    result = power_cut.power_cut(500, appends=24, each=3, stores=OnRing())
+    _all_good(result, 500, 5)
+    assert result.counts["cut points on flash"] > 100
+    assert result.counts["second lives that were cut"] > 0
+
+
+@pytest.mark.parametrize("stores", [OnLittlefs(), OnRing()])
+def test_bit_rot_campaign(stores):
+    _all_good(power_cut.bit_rot(300, control_trials=300, appends=24, stores=stores), 300, 2)
+
+
+@pytest.mark.parametrize(("stores", "trials"), [(OnLittlefs(), 40), (OnRing(), 200)])
+def test_flash_error_campaign(stores, trials):
+    result = flash_errors.run(trials, control_trials=40, stores=stores)
+    _all_good(result, trials, 3)
+    assert result.counts["errors that were reported"] > 10
+
+
+@pytest.mark.parametrize("stores", [OnLittlefs(), OnRing()])
+@pytest.mark.parametrize("tear", [0, 1, 2])
+def test_the_store_that_saw_the_power_go_leaves_what_the_next_boot_needs(stores, tear):
+    """The cut as an exception in the block device, not as a copy of its image."""
+    device = Device(stores)
+    image = device.blank_image()
+    cuts = 0
+    for cut_at in range(tear, 1000, 3):
+        life, told = device.live(image, {}), Told()
+        life.flash.cut_at, life.flash.tear = cut_at, tear
+        try:
+            life.work(told, 24)
+        except JournalError:
+            cuts += 1
+        if not life.flash.dead:
+            break
+        assert not power_cut.judge(bytes(life.flash.image), life.nvs.values, told, device), cut_at
+    assert cuts > 10
 
 
 def test_signatures_campaign():

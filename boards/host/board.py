@@ -126,6 +126,10 @@ class Board:
             self._flash = FlashFile(self._folder + "/flash.img", _JOURNAL_BLOCKS)
         return self._flash
 
+    def journal_flash(self):
+        """The journal's flash without a file system: a block device as esp32.Partition."""
+        return self._device()
+
     def mount_journal(self):
         """The journal's littlefs. Raises OSError on blank or damaged flash; never formats."""
         return mount(self._device())

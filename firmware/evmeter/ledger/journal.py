@@ -247,7 +247,7 @@ class Journal:
 
         `head` is what the frame changes there. Raises JournalError when the frame is not on flash;
         then nothing has changed and the number was not used. Where memory or the second store
-        failed, that is not known, and the next append looks first what is on flash, as a boot does.
+        failed, that is not known; the next append looks first what is on flash, as a boot does.
         """
         length = len(payload)
         if not self.ready:

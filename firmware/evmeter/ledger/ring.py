@@ -89,7 +89,9 @@ class RingStore:
             place = (newest + 1 + step) % count
             first = firsts[place]
             if first and segments and first == segments[-1]:
-                segments.pop()  # its first frame did not get there, and was written once more
+                # its first frame did not get there, and was written once more
+                self._give_back(self._places[len(segments) - 1])
+                segments.pop()
             if first and (not segments or first > segments[-1]):
                 self._places[len(segments)] = place
                 segments.append(first)
@@ -154,7 +156,8 @@ class RingStore:
                 code = error.args[0]
                 continue
             if self.segments and self.segments[-1] == seq:
-                self.segments.pop()  # its first frame could not be written
+                self._give_back(self._newest)  # its first frame could not be written
+                self.segments.pop()
             self._places[(self._oldest + len(self.segments)) % self.capacity] = place
             self.segments.append(seq)
             self._counter += 1
@@ -190,12 +193,15 @@ class RingStore:
 
     def drop_oldest(self):
         """Give the oldest segment's flash back."""
-        try:
-            self._sectors.give_back(self._block(self.segments[0]))
-        except OSError:
-            self.damaged += 1  # what it holds is confirmed: at the worst it is there once more
+        self._give_back(self._places[self._oldest])
         self.segments.pop(0)
         self._oldest = (self._oldest + 1) % self.capacity
+
+    def _give_back(self, place):
+        try:
+            self._sectors.give_back(self._base + place)
+        except OSError:
+            self.damaged += 1  # nobody needs what it holds: at the worst it is there once more
 
     def read_small(self, name):
         """The bytes of a small file, or None where it is empty, missing or damaged."""

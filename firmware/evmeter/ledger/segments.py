@@ -120,6 +120,7 @@ class SegmentStore:
             else:
                 self._fs.remove(path)
         except OSError as error:
+            self.open()
             raise StoreError("a damaged segment cannot be set aside (error %s)"
                              % error.args[0]) from None
         self.segments.remove(first)
@@ -140,6 +141,7 @@ class SegmentStore:
         try:
             self._fs.remove(self._path(self.segments[0]))
         except OSError as error:
+            self.open()
             raise StoreError("a segment cannot be removed (error %s)" % error.args[0]) from None
         self.segments.pop(0)
 

@@ -32,18 +32,39 @@ def _bus(trials, short, progress):
     return bus.run(trials, progress=progress, control_trials=800 if short else 4000)
 
 
-def _power_cut(trials, short, progress):
-    from evmeter_tools.faults import power_cut
+def _power_cut(ring):
+    def run(trials, short, progress):
+        from evmeter_tools.faults import power_cut
+        from evmeter_tools.faults.life import stores
 
-    more = {"appends": 24, "each": 13} if short else {}
-    return power_cut.power_cut(trials, progress=progress, **more)
+        more = {"appends": 24, "each": 3 if ring else 13} if short else {}
+        if ring and not short:
+            more["appends"] = 640  # it has a fifth of littlefs' operations
+        return power_cut.power_cut(trials, progress=progress, stores=stores(ring), **more)
+
+    return run
 
 
-def _bit_rot(trials, short, progress):
-    from evmeter_tools.faults import power_cut
+def _bit_rot(ring):
+    def run(trials, short, progress):
+        from evmeter_tools.faults import power_cut
+        from evmeter_tools.faults.life import stores
 
-    more = {"appends": 24, "control_trials": 300} if short else {}
-    return power_cut.bit_rot(trials, progress=progress, **more)
+        more = {"appends": 24, "control_trials": 300} if short else {}
+        return power_cut.bit_rot(trials, progress=progress, stores=stores(ring), **more)
+
+    return run
+
+
+def _flash_errors(ring):
+    def run(trials, short, progress):
+        from evmeter_tools.faults import flash_errors
+        from evmeter_tools.faults.life import stores
+
+        more = {"control_trials": 60} if short else {}
+        return flash_errors.run(trials, progress=progress, stores=stores(ring), **more)
+
+    return run
 
 
 def _session_pilot(trials, short, progress):
@@ -74,8 +95,12 @@ def _fuzz(target):
 # what `evmeter faults` runs; other rooms add theirs
 CAMPAIGNS = {
     "bus": Campaign(_bus, 100000, 3000),
-    "power-cut": Campaign(_power_cut, 16000, 600),
-    "bit-rot": Campaign(_bit_rot, 20000, 300),
+    "power-cut": Campaign(_power_cut(False), 16000, 600),
+    "power-cut-ring": Campaign(_power_cut(True), 16000, 500),
+    "bit-rot": Campaign(_bit_rot(False), 20000, 300),
+    "bit-rot-ring": Campaign(_bit_rot(True), 20000, 300),
+    "hostile-flash": Campaign(_flash_errors(False), 4000, 60),
+    "hostile-flash-ring": Campaign(_flash_errors(True), 4000, 200),
     "session-pilot": Campaign(_session_pilot, 100000, 4000),
     "hostile-signatures": Campaign(_signatures, 1000, 20),
     "clock": Campaign(_clock, 100000, 3000),

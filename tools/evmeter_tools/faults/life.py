@@ -14,6 +14,7 @@ from evmeter_tools.faults.ram_flash import BLOCK_BYTES, RamFlash
 _RESERVE = 6
 _HEADER = "<HHIB16s"  # of a frame, ledger/journal.py
 _FRAME_BYTES = 29  # around the payload
+_LATER = 9  # behind the last known frame, a wrong design may believe in millions
 
 
 class Nvs:
@@ -52,14 +53,17 @@ def account(kind, payload):
 
 def payload(number):
     """The payload of frame `number`, up to 1,900 bytes."""
-    return b"%06d" % number + bytes((number,)) * (number * 337 % 1900)
+    return b"%06d" % number + bytes((number % 251,)) * (number * 337 % 1900)
 
 
 class OnLittlefs:
-    """Segments on the real littlefs."""
+    """Segments on the real littlefs; `store_class` may be a wrong design."""
 
     name = ""
     blocks = 18
+
+    def __init__(self, store_class=SegmentStore):
+        self.store_class = store_class
 
     def format(self, flash):
         """Commission a flash."""
@@ -68,7 +72,7 @@ class OnLittlefs:
 
     def store(self, flash):
         """The store on a flash."""
-        return SegmentStore(lambda: host_flash.mount(flash), _RESERVE)
+        return self.store_class(lambda: host_flash.mount(flash), _RESERVE)
 
 
 class OnRing:
@@ -89,6 +93,11 @@ class OnRing:
         return self.store_class(lambda: flash)
 
 
+def stores(ring):
+    """The ring, or littlefs."""
+    return OnRing() if ring else OnLittlefs()
+
+
 class Device:
     """What a device is made of: a store (OnLittlefs, OnRing) and the class of its journal."""
 
@@ -100,6 +109,13 @@ class Device:
     def blocks(self):
         """Size of the flash."""
         return self.stores.blocks
+
+    def what_is_wrong(self):
+        """Of a wrong design, in the words of its docstring."""
+        design = self.journal_class
+        if design is Journal:
+            design = self.stores.store_class
+        return " ".join(design.__doc__.split()[3:])
 
     def blank_image(self):
         """A freshly commissioned flash."""
@@ -114,7 +130,8 @@ class Device:
 
 class Told:
     """What the device's other side may rely on: numbers given out, what was confirmed, and what
-    each small file holds: {name: (before the write that is under way, after it)}."""
+    each small file may hold: {name: bodies}, several of them from a write on that was not
+    acknowledged."""
 
     def __init__(self, other=None):
         self.last = other.last if other else 0
@@ -123,11 +140,11 @@ class Told:
 
     def saving(self, name, body):
         """A small file is going to be written."""
-        self.small[name] = self.small.get(name, (None, None))[1], body
+        self.small[name] = (*self.small.get(name, (None,)), body)
 
     def saved(self, name):
         """It is there."""
-        self.small[name] = (self.small[name][1],) * 2
+        self.small[name] = self.small[name][-1:]
 
 
 class Life:
@@ -147,14 +164,18 @@ class Life:
         self.journal.append(frames.REC, payload(number), page=number)
         told.last = number
 
-    def _save(self, told):
+    def save(self, told):
+        """A checkpoint."""
         body = b"%06d" % told.last * 11
         told.saving("session", body)
         self.journal.save_small("session", body)
         told.saved("session")
 
-    def _confirm(self, told):
+    def confirm(self, told):
+        """The backend has all but the newest records."""
         told.confirmed = max(told.confirmed, told.last - 4)
+        if told.confirmed == self.journal.cursor:
+            return
         self.journal.confirm(told.confirmed)
         told.saving("cursor", told.confirmed.to_bytes(4, "little"))
         self.journal.save_cursor()
@@ -166,13 +187,13 @@ class Life:
         # What an interrupted write has left is known from here on; the judge has had its say.
         told.last = self.journal.next_seq - 1
         for name in told.small:
-            told.small[name] = (self.store.read_small(name),) * 2
+            told.small[name] = (self.store.read_small(name),)
         for _ in range(appends):
             self.append(told)
             for _ in range(3 if told.last % 3 == 0 else 0):
-                self._save(told)
+                self.save(told)
             if told.last % 5 == 0:
-                self._confirm(told)
+                self.confirm(told)
 
 
 def wrong_small(life, told):
@@ -188,7 +209,7 @@ def wrong_frames(life, told):
     buffer = bytearray(frames.MAX_PAYLOAD)
     corrupt, missing = [], []
     first = min(told.confirmed + 1, life.store.segments[0] if life.store.segments else 1)
-    for seq in range(max(1, first), journal.next_seq):
+    for seq in range(max(1, first), min(journal.next_seq, told.last + _LATER)):
         try:
             _, length = journal.read(seq, buffer)
             if bytes(buffer[:length]) != payload(seq):

@@ -34,7 +34,7 @@ _APPENDS = 72
 _LATER = 3
 _FIRST_PERCENT = 75  # of the trials are first cuts, the others second ones
 # of a wrong design: appends, progress, torn in many ways, every so manieth operation
-_CONTROL = {"": (12, None, False, 3), "-ring": (64, None, True, 2)}
+_CONTROL = {"": (12, None, False, 3), "-ring": (64, None, True, 7)}
 _CONTROL_FLIPS = 6000
 
 
@@ -232,14 +232,6 @@ _ROTTEN = {
 }
 
 
-def _name(device):
-    """What is wrong with a design, in words."""
-    design = device.journal_class
-    if design is Journal:
-        design = device.stores.store_class
-    return " ".join(design.__doc__.split()[3:])
-
-
 def _cuts(result, device, trials, seed, appends, progress=None, many=True, each=1):
     rng = random.Random(seed)
     most = trials * _FIRST_PERCENT // 100 if many else trials
@@ -266,7 +258,7 @@ def power_cut(trials=16000, seed=5, progress=None, appends=_APPENDS, each=1, sto
     for design in _WRONG[stores.name]:
         tried = Result("control")
         _cuts(tried, design, 3000, seed, *_CONTROL[stores.name])
-        result.controls[_name(design)] = bool(tried.violations)
+        result.controls[design.what_is_wrong()] = bool(tried.violations)
     return result
 
 
@@ -322,5 +314,5 @@ def bit_rot(trials=20000, seed=6, progress=None, control_trials=_CONTROL_FLIPS,
     for design in _ROTTEN[stores.name]:
         tried = Result("control")
         _rot(tried, design, control_trials, seed, appends)
-        result.controls[_name(design)] = bool(tried.violations)
+        result.controls[design.what_is_wrong()] = bool(tried.violations)
     return result

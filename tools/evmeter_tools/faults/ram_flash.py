@@ -11,6 +11,8 @@ class RamFlash:
     nothing is written any more, whatever old file objects still try. `watch(at, data)` is called
     before each operation with what it is going to leave at the image's offset `at`. `rewrites`
     counts programs over bytes that are not blank, which NOR flash and its encryption do not like.
+    `fail_at` counts down to an operation that raises OSError(`error`), as do all later ones where
+    `for_good`; `done`: it happens all the same, or half of it where `done` is 2.
     """
 
     def __init__(self, blocks=64, image=None):
@@ -23,6 +25,16 @@ class RamFlash:
         self.erases = 0
         self.rewrites = 0
         self.watch = None
+        self.fail_at = None
+        self.for_good = False
+        self.error = 5
+        self.done = 0
+
+    def _fails(self):
+        if self.fail_at is None:
+            return False
+        self.fail_at -= 1
+        return self.fail_at == -1 or (self.fail_at < -1 and self.for_good)
 
     def _do(self, at, data):
         """Leave `data` at `at`, or as much of it as the power lasts."""
@@ -32,6 +44,10 @@ class RamFlash:
         if self.watch:
             self.watch(at, data)
         length = len(data)
+        if self._fails():
+            length = (0, length, length // 2)[self.done]
+            self.image[at : at + length] = data[:length]
+            raise OSError(self.error)
         if self.cut_at is not None:
             self.dead = self.cut_at == 0
             self.cut_at -= 1

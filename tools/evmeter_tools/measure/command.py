@@ -14,6 +14,7 @@ from evmeter_tools.paths import BUILD
 
 FILE = BUILD / "bench.json"
 _WIDTH = 78
+_RING_IS_DEFAULT = False
 
 
 class Figure(NamedTuple):
@@ -32,7 +33,7 @@ def _heap():
 def _wear():
     from evmeter_tools.measure import wear
 
-    return wear.littlefs()
+    return wear.stores(_RING_IS_DEFAULT)
 
 
 def _pilot_edges():

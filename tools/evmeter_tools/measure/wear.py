@@ -1,4 +1,4 @@
-"""Wear: block erases of a session of one hour on the journal's littlefs, counted at the device."""
+"""Wear: block erases of a session of one hour on each store, counted at the device."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ import host_flash
 from evmeter.ledger import ocmf
 from evmeter.ledger.journal import Journal
 from evmeter.ledger.ledger import Ledger, account
+from evmeter.ledger.ring import RingStore
 from evmeter.ledger.segments import SegmentStore
 from evmeter.session.session import Session
 from evmeter.system.clock import Clock
@@ -70,10 +71,15 @@ class _Idle:
 
 
 class _Device:
-    def __init__(self, flash):
-        host_flash.mkfs(flash)
-        SegmentStore.format(host_flash.mount(flash))
-        self.journal = Journal(SegmentStore(lambda: host_flash.mount(flash)), _Nvs(), account)
+    def __init__(self, flash, ring):
+        if ring:
+            RingStore.format(flash)
+            store = RingStore(lambda: flash)
+        else:
+            host_flash.mkfs(flash)
+            SegmentStore.format(host_flash.mount(flash))
+            store = SegmentStore(lambda: host_flash.mount(flash))
+        self.journal = Journal(store, _Nvs(), account)
         self.journal.open()
         clock = Clock()
         clock.set(_START_MS, "I", 1000)
@@ -118,8 +124,8 @@ class _Device:
         await self._acknowledged()
 
 
-async def _live(flash):
-    device = _Device(flash)
+async def _live(flash, ring):
+    device = _Device(flash, ring)
     for _ in range(_WARM):
         await device.session()
     before = list(flash.each)
@@ -128,17 +134,34 @@ async def _live(flash):
     return [now - then for now, then in zip(flash.each, before, strict=True)]
 
 
-def littlefs():
-    """erases_per_session and wear_ten_years_percent; the latter goes on in a straight line from
-    the block that was erased most, at ten sessions a day."""
+def _erases(ring):
+    """Erases of each block."""
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         flash = _Flash(os.fspath(Path(folder) / "flash.img"), _BLOCKS)
-        each = asyncio.run(_live(flash))
+        each = asyncio.run(_live(flash, ring))
         flash.close()
-    worst = max(each) / _SESSIONS
-    yield ("erases_per_session", round(sum(each) / _SESSIONS, 2),
-           "littlefs on %d blocks, %d sessions, cursor saved 8 times in each"
-           % (_BLOCKS, _SESSIONS))
-    yield ("wear_ten_years_percent", round(worst * _SESSIONS_TEN_YEARS * 100 / _CYCLES, 2),
-           "worst block %d erases, mean %.1f" % (max(each), sum(each) / _BLOCKS))
+    return each
+
+
+def _figures(each):
+    """(erases a session, percent of a block's life after ten years in a straight line from the
+    block that was erased most, at ten sessions a day)."""
+    return (round(sum(each) / _SESSIONS, 2),
+            round(max(each) / _SESSIONS * _SESSIONS_TEN_YEARS * 100 / _CYCLES, 2))
+
+
+def stores(default_ring):
+    """erases_per_session and wear_ten_years_percent of the default store; the other's in words."""
+    names = ("littlefs", "the raw ring")
+    each = _erases(False), _erases(True)
+    mine, other = each[default_ring], each[not default_ring]
+    erases, percent = _figures(mine)
+    yield ("erases_per_session", erases,
+           "%s on %d blocks, %d sessions, cursor saved 8 times in each; %s: %g"
+           % (names[default_ring], _BLOCKS, _SESSIONS, names[not default_ring],
+              _figures(other)[0]))
+    yield ("wear_ten_years_percent", percent,
+           "worst block %d erases, mean %.1f; %s: %g, worst block %d"
+           % (max(mine), sum(mine) / _BLOCKS, names[not default_ring], _figures(other)[1],
+              max(other)))
