@@ -86,6 +86,8 @@ def test_modules_of_the_firmware_are_found_and_others_not():
 def test_a_session_has_what_the_figure_says(monkeypatch):
     monkeypatch.setattr(wear, "_WARM", 1)
     monkeypatch.setattr(wear, "_SESSIONS", 2)
-    found = {key: value for key, value, _ in wear.littlefs()}
-    assert 0 < found["erases_per_session"] < 40
-    assert found["wear_ten_years_percent"] > 0
+    for ring in (False, True):
+        found = {key: (value, how) for key, value, how in wear.stores(ring)}
+        value, how = found["erases_per_session"]
+        assert 0 < value < 40 and how.startswith(("littlefs", "the raw ring")[ring])
+        assert found["wear_ten_years_percent"][0] > 0

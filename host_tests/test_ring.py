@@ -130,6 +130,8 @@ def test_blank_and_foreign_flash_is_reported_and_left_alone():
     RingStore.format(flash)
     assert flash.erases == _BLOCKS + 1
     assert _journal(flash, MemoryNvs()).faults == []
+    flash.blocks = 9
+    assert "laid on 10" in str(raises(StoreError, RingStore(lambda: flash).open))
     flash.blocks = 7
     assert "too few" in str(raises(StoreError, RingStore(lambda: flash).open))
     flash.blocks = _BLOCKS
@@ -177,9 +179,28 @@ def test_a_damaged_header_costs_no_frame():
         journal = _journal(flash, nvs)
         assert (journal.faults, journal._store.segments) == ([], [1, 3, 5, 7]), at
         flash.image[5 * BLOCK_BYTES + at] ^= 0x10
+    for at in range(16, 32, 5):  # not the mark of a sector that was given back
+        flash.image[5 * BLOCK_BYTES + at] ^= 1
+        assert _journal(flash, nvs)._store.segments == [1, 3, 5, 7]
     flash.image[5 * BLOCK_BYTES + 3] ^= 1
     flash.image[5 * BLOCK_BYTES + 99] ^= 1
     journal = _journal(flash, nvs)
     assert journal.faults == ["1 damaged segments"]
     assert "damaged or missing" in str(raises(JournalError, journal.read, 4, _BUFFER))
     assert _read(journal, 5) == b"z" * 1500
+
+
+def test_a_spoiled_place_takes_no_room_from_the_rest():
+    flash, nvs = _formatted(), MemoryNvs()
+    journal = _journal(flash, nvs)
+    for number in range(1, 60):
+        if number in (12, 14, 30):  # a power cut in the first frame of a sector, or in its erase
+            flash.fail, flash.for_good = 0 if number == 14 else 1, True
+            journal._store.start_segment()
+            raises(JournalError, journal.append, frames.EVT, _payload(number))
+            flash.fail, flash.for_good = None, False
+            journal = _journal(flash, nvs)
+            assert journal.faults == []
+        journal.append(frames.EVT, _payload(number))
+        journal.confirm(number)
+    assert _read(journal, 59) == _payload(59)

@@ -44,9 +44,18 @@ class RingStore:
         self._newest = -1  # the place that was begun last
         self._counter = 0
         self._size = ROOM  # of the newest segment
+        self._count = 0  # sectors of frames
         self.segments = []
-        self.capacity = 0
         self.damaged = 0
+
+    @property
+    def capacity(self):
+        """How many segments there is room for: places that a power cut spoiled, between the oldest
+        and the newest, are none until the ring comes round."""
+        if not self.segments:
+            return self._count
+        span = (self._newest - self._places[self._oldest]) % self._count + 1
+        return self._count - span + len(self.segments)
 
     def open(self):
         """Find what is on the flash. Raises StoreError where it holds no store."""
@@ -55,9 +64,12 @@ class RingStore:
             if sectors.count < _LEAST:
                 raise StoreError("%d sectors are too few for a journal" % sectors.count)
             self._base = _parts(sectors)
-            self.capacity = sectors.count - self._base
+            self._count = sectors.count - self._base
             self._small = SmallFiles(sectors, self._base, _NAMES)
             self._small.open()
+            if self._small.blocks != sectors.count:
+                raise StoreError("the journal was laid on %d sectors; the flash has %d"
+                                 % (self._small.blocks, sectors.count))
             self.damaged = self._small.damaged
             self._open_frames()
         except OSError as error:
@@ -67,7 +79,7 @@ class RingStore:
                              % ("in other use" if self.damaged else "blank"))
 
     def _open_frames(self):
-        count = self.capacity
+        count = self._count
         self._places = array("H", bytes(2 * count))
         firsts = array("I", bytes(4 * count))
         odd = []
@@ -147,7 +159,7 @@ class RingStore:
         """Begin the next sector; one that cannot be erased is passed over."""
         code = 0
         for step in (1, 1, 2, 2):
-            place = (self._newest + step) % self.capacity
+            place = (self._newest + step) % self._count
             if self.segments and place == self._places[self._oldest]:
                 raise StoreError("the journal is full")
             try:
@@ -158,7 +170,7 @@ class RingStore:
             if self.segments and self.segments[-1] == seq:
                 self._give_back(self._newest)  # its first frame could not be written
                 self.segments.pop()
-            self._places[(self._oldest + len(self.segments)) % self.capacity] = place
+            self._places[(self._oldest + len(self.segments)) % self._count] = place
             self.segments.append(seq)
             self._counter += 1
             self._newest = place
@@ -178,7 +190,7 @@ class RingStore:
 
     def _block(self, first):
         index = self._oldest + self.segments.index(first)
-        return self._base + self._places[index % self.capacity]
+        return self._base + self._places[index % self._count]
 
     def read(self, first, offset, buffer, length):
         """Read `length` bytes at `offset` of a segment into `buffer`; returns how many came."""
@@ -195,7 +207,7 @@ class RingStore:
         """Give the oldest segment's flash back."""
         self._give_back(self._places[self._oldest])
         self.segments.pop(0)
-        self._oldest = (self._oldest + 1) % self.capacity
+        self._oldest = (self._oldest + 1) % self._count
 
     def _give_back(self, place):
         try:

@@ -21,6 +21,7 @@ _MARK_AT = const(16)
 _CRC_AT = const(12)
 _HEADER = "<4sIII"
 _WORK = const(128)
+_MARK_BITS = const(8)
 _BLANK = b"\xff" * UNIT
 _EIO = const(5)
 
@@ -55,13 +56,18 @@ class Sectors:
     def header(self, block, magic):
         """(counter, first sequence number) of a sector; counter 0: free, -1: damaged, foreign."""
         head = self._peek(block, 0, HEAD)
-        # Half of the mark is enough: neither a flipped bit nor a torn program changes the answer.
-        if head.count(b"\0", _MARK_AT) * 2 >= UNIT or head[:UNIT] == _BLANK:
+        if head[:UNIT] == _BLANK or self._is_marked(head[_MARK_AT:]):
             return 0, 0
         found, counter, first, crc = struct.unpack(_HEADER, head[:UNIT])
         if found != magic or crc != binascii.crc32(head[:_CRC_AT]) & 0xFFFFFFFF:
             return -1, 0
         return counter, first
+
+    @staticmethod
+    def _is_marked(mark):
+        """Bits that flipped do not make a mark; a part of it, as a power cut leaves it, does."""
+        ones = bin(int.from_bytes(mark, "little")).count("1")
+        return ones <= 8 * UNIT - _MARK_BITS
 
     def crc(self, block, at, end):
         """CRC-32 of the bytes from `at` to `end` of a sector."""

@@ -1,5 +1,6 @@
 """Small files on a ring of sectors: each write adds an entry, and the newest of a name counts.
 
+header        has the size of the store, in sectors, in the place of the sequence number
 entry         C5 | which | length | 00 | body | CRC-32, filled up to 16 bytes with zeros
 
 A sector that is begun gets the newest entry of every name, so that the one before it is not needed
@@ -33,6 +34,7 @@ class SmallFiles:
         self._counter = 0
         self._size = ROOM
         self.damaged = 0
+        self.blocks = sectors.count  # for which the store was laid
 
     @property
     def found(self):
@@ -43,11 +45,11 @@ class SmallFiles:
         """Find the newest entry of each name."""
         odd = []
         for block in range(self._count):
-            counter, _ = self._sectors.header(block, _MAGIC)
+            counter, blocks = self._sectors.header(block, _MAGIC)
             if counter < 0:
                 odd.append(block)
             if counter > self._counter:
-                self._newest, self._counter = block, counter
+                self._newest, self._counter, self.blocks = block, counter, blocks
         # the next to be begun: a power cut may have torn its erase
         self.damaged = len(odd) - ((self._newest + 1) % self._count in odd)
         for step in range(self._count):
@@ -94,7 +96,7 @@ class SmallFiles:
             self._newest = (self._newest + 1) % self._count
             self._counter += 1
             self._here = 0
-            self._sectors.begin(self._newest, _MAGIC, self._counter, 0)
+            self._sectors.begin(self._newest, _MAGIC, self._counter, self._sectors.count)
             self._size = 0
         self._put(self._names.index(name), body)
         for which in range(len(self._names)):

@@ -1,4 +1,4 @@
-"""Open a flash image: its journal's files, or, where littlefs does not mount, why not."""
+"""Open a flash image: its journal's files, or, where there is no journal, why not."""
 
 import base64
 import json
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evmeter_tools.errors import UserError
+from evmeter_tools.journal import ring
 from evmeter_tools.journal.extract import BLOCK_BYTES
 
 _LIMIT_S = 120
@@ -23,7 +24,9 @@ class Image:
     files       path -> bytes, as littlefs gives them
     unreadable  path -> reason
     faults      what is wrong with image and file system, in words
-    mounted     whether littlefs could be mounted and holds a journal
+    mounted     whether a journal is there: segments on littlefs, or a ring of sectors
+    unit        frames begin at its multiples in their segment
+    tears       whether an append that a power cut interrupted may leave a part of it
     """
 
     name: str
@@ -32,6 +35,8 @@ class Image:
     unreadable: dict = field(default_factory=dict)
     faults: list = field(default_factory=list)
     mounted: bool = False
+    unit: int = 1
+    tears: bool = False
 
 
 def _read(path, start):
@@ -104,6 +109,9 @@ def open_image(path, start=0):
     if size % BLOCK_BYTES:
         image.faults.append("the image is %d bytes long, no whole number of %d-byte blocks: "
                             "truncated" % (size, BLOCK_BYTES))
+    if ring.is_ring(image.data):
+        ring.fill(image)
+        return image
     found = _extract(path, start)
     image.files = {name: base64.b64decode(body)
                    for name, body in found.get("files", {}).items()}

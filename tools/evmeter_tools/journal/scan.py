@@ -157,8 +157,9 @@ def _damage(data, offset, file):
     return Fault(what, file, offset, seq, expected, found)
 
 
-def _segment(data, file, report):
-    """Append a segment's entries and damage to the report."""
+def _segment(data, file, report, unit=1):
+    """Append a segment's entries and damage to the report; returns the fault of its end, if bytes
+    that are no frame are there."""
     reader = _Reader(data, file)
     offset = 0
     while offset < len(data):
@@ -170,9 +171,10 @@ def _segment(data, file, report):
             fault.what += "; %d bytes are not readable" % skipped
             report.faults.append(fault)
             if not entry:
-                return
+                return fault
         report.entries.append(entry)
-        offset = _end(entry)
+        offset = -(-_end(entry) // unit) * unit
+    return None
 
 
 def _said(entry):
@@ -322,7 +324,12 @@ def _segments(image, report):
         if not data:
             report.notes.append("%s is empty: its creation was interrupted by a power cut" % name)
         known = len(report.entries)
-        _segment(data, name, report)
+        torn = _segment(data, name, report, image.unit)
+        if torn and image.tears:
+            # Whether a frame is missing shows at the next one, or in the second store.
+            report.faults.remove(torn)
+            report.notes.append("%s ends in %d bytes that are no frame: an append that was "
+                                "interrupted" % (name, len(data) - torn.offset))
         if len(report.entries) > known and report.entries[known].seq != int(match[1]):
             first = report.entries[known]
             report.faults.append(Fault("the file's name is not its first frame's number", name,
