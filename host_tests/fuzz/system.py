@@ -61,6 +61,8 @@ def configuration(data):
                 assert value in kind and type(value) is type(kind[0]), name
             elif kind == "bool":
                 assert type(value) is bool, name
+            elif kind == "hosts":
+                assert len(value) <= high and all(one.isascii() for one in value), name
             elif isinstance(value, dict):
                 assert kind in ("text/object", "tariff"), name
             elif value is None:
