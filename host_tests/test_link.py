@@ -1,9 +1,8 @@
 import asyncio
-import errno
 
 from evmeter.uplink import link as link_module
 from evmeter.uplink.link import Link, LinkError
-from fakes.net import ESP32_ETIMEDOUT, FakePoller, FakeSockets, RefusedPoller, SilentPoller
+from fakes.net import FakePoller, FakeSockets, RefusedPoller, SilentPoller
 from fakes.virtual_time import VirtualTime
 from support import raises
 
@@ -44,12 +43,12 @@ def _fails(link, host="10.0.0.1", timeout_ms=0):
 
 def test_a_connection_fails_with_its_reason_within_its_time():
     link, peer, sockets = _link(RefusedPoller)
-    assert _fails(link).args[0] == errno.ECONNREFUSED
+    assert "ECONNREFUSED" in str(_fails(link))
     link, peer, sockets = _link(SilentPoller)
     assert "within 20 ms" in str(_fails(link, timeout_ms=20))
     link, peer, sockets = _link()
-    assert not isinstance(_fails(link, "no-such-host"), LinkError)
-    assert sockets.last is None
+    assert "resolves names" in str(_fails(link, "no-such-host"))
+    assert sockets.last is None and not sockets.asked
 
 
 async def _resolve(name):
@@ -66,17 +65,6 @@ def test_names_are_resolved_and_addresses_are_not():
         assert sockets.asked == [asked]
     link, _, sockets = _link(resolve=_resolve)
     assert _fails(link, "other.example").args[0] == -2
-
-
-def test_tls_goes_over_the_connected_socket():
-    wrapped = []
-
-    def wrap(sock):
-        wrapped.append(sock)
-        return sock
-
-    _, peer = _open(wrap=wrap)
-    assert wrapped == [peer.socket]
 
 
 def _drain(link):
@@ -164,7 +152,7 @@ def test_a_connection_that_breaks_at_any_byte_is_an_error_and_the_next_one_is_cl
         try:
             _drain(link)
         except OSError as error:
-            assert error.args[0] == ESP32_ETIMEDOUT
+            assert "connection lost (" in str(error)
         else:
             raise AssertionError("no error at %d" % cut)
         assert bytes(peer.got) == data[:cut]

@@ -4,7 +4,7 @@ from evmeter.uplink import link as link_module
 from evmeter.uplink import mqtt as mqtt_module
 from evmeter.uplink.link import Link, LinkError
 from evmeter.uplink.mqtt import Session
-from fakes.net import ESP32_ETIMEDOUT, FakeBroker, FakePoller, FakeSockets
+from fakes.net import FakeBroker, FakePoller, FakeSockets
 from fakes.virtual_time import VirtualTime
 
 _SETTINGS = {"host": "127.0.0.1", "port": 1883, "user": None, "password": None,
@@ -251,7 +251,7 @@ def test_a_reset_at_any_byte_is_an_error_and_leaves_no_part_of_a_message():
         try:
             asyncio.run(_connect_and_publish(session))
         except OSError as error:
-            assert error.args[0] == ESP32_ETIMEDOUT
+            assert "connection lost (" in str(error)
         else:
             raise AssertionError("no error at %d" % cut)
         session.close()

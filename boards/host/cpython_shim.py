@@ -45,6 +45,8 @@ def install():
     for name in ("socket", "struct", "binascii"):
         sys.modules["u" + name] = __import__(name)
 
+    sys.modules.setdefault("tls", __import__("host_tls"))
+
     time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000 % _TICKS_PERIOD
     time.ticks_us = lambda: time.monotonic_ns() // 1_000 % _TICKS_PERIOD
     time.ticks_add = lambda ticks, delta: (ticks + delta) % _TICKS_PERIOD

@@ -1,13 +1,17 @@
 """The real uplink on a real socket with a journal of made-up frames; on both interpreters.
 
-As a program: uplink_device.py PORT FRAMES WINDOW BYTES, prints one line of JSON when everything is
-confirmed.
+As a program: uplink_device.py PORT FRAMES WINDOW BYTES [CA-FILE [CLIENT-FILE]], prints one line of
+JSON when everything is confirmed. With a CA it connects over TLS.
 """
 
 import asyncio
+import gc
 import json
 import sys
 import time
+
+# ruff: noqa: E402
+gc.threshold(2048)  # before anything is compiled: that leaves a small heap in crumbs
 
 from evmeter.system.clock import Clock
 from evmeter.uplink.publisher import Uplink
@@ -35,12 +39,18 @@ class Monitor:
         return []
 
 
-async def deliver(port, frames, window, payload_bytes):
+async def deliver(port, frames, window, payload_bytes, ca_file=None, client_file=None):
     """Run until the backend has confirmed all frames; returns the figures as a dict."""
+    link = None
+    if ca_file:
+        from fakes.tls_device import secure_link
+
+        link = secure_link(ca_file, time.time_ns() // 1000000000, False, client_file)
     journal = SeriesJournal(frames, payload_bytes, KEY_ID)
-    settings = {"host": "127.0.0.1", "port": port, "user": None, "password": None,
-                "keepalive_s": 5, "window": window, "telemetry_s": 10}
-    uplink = Uplink(settings, NAME, journal, Clock(), Monitor(), KEY_ID)
+    settings = {"host": "localhost" if ca_file else "127.0.0.1", "port": port,
+                "user": None, "password": None, "keepalive_s": 5,
+                "window": window, "telemetry_s": 10}
+    uplink = Uplink(settings, NAME, journal, Clock(), Monitor(), KEY_ID, link)
     task = asyncio.create_task(uplink.run())
     while not uplink.backend_online:
         await asyncio.sleep_ms(1)
@@ -62,4 +72,5 @@ async def deliver(port, frames, window, payload_bytes):
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(deliver(*[int(word) for word in sys.argv[1:5]]))))
+    print(json.dumps(asyncio.run(deliver(*[int(word) for word in sys.argv[1:5]],
+                                         *sys.argv[5:]))))

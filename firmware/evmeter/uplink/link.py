@@ -21,25 +21,36 @@ _SEND_BYTES = const(2816)  # one durable frame with its topic (2,610), and 50 PU
 _STEP_MS = const(10)
 _FLUSH_MS = const(5000)
 _IPPROTO_TCP = const(6)
+_HANDSHAKE_MS = const(15000)  # an ESP32 computes for 1 to 2 s of it
 
 
 class LinkError(OSError):
     """The connection cannot be used any more; the text says why."""
 
 
-class Link:
-    """`resolve(name)` is a coroutine function that gives a name's IPv4 address as text; without it
-    getaddrinfo is asked, which on the ESP32 blocks as long as the name server is silent.
-    `wrap(sock)` may put TLS over the socket; the handshake then happens in the first writes."""
+def _named(code):
+    """An errno's name, or its number where MicroPython has no name for it."""
+    return errno.errorcode.get(code) or "error %s" % code
 
-    def __init__(self, resolve=None, wrap=None, sockets=socket, poll=select.poll):
+
+class Link:
+    """`resolve(name)` is a coroutine function that gives a name's IPv4 address as text (see
+    resolver.py): getaddrinfo never gets a name, as on the ESP32 it waits for a silent name server
+    without limit. `tls` (see tls.py) verifies the broker in the first writes; without one, or
+    with an `insecure` one, the connection is `insecure`.
+    """
+
+    def __init__(self, resolve=None, tls=None, sockets=socket, poll=select.poll):
         self._resolve = resolve
-        self._wrap = wrap
+        self._tls = tls
+        self.insecure = tls is None or tls.insecure
         self._sockets = sockets
         self._poll = poll
         self._socket = None
+        self._stream = None
         self._receive = None
         self._transmit = None
+        self._handshake = False
         self._in = bytearray(_MAX_PACKET + _HEAD)
         self._in_view = memoryview(self._in)
         self._have = 0
@@ -53,16 +64,19 @@ class Link:
         self.close()
         begun = time.ticks_ms()
         sockets = self._sockets
-        if self._resolve and host.strip("0123456789."):
-            host = await self._resolve(host)
-        address = sockets.getaddrinfo(host, port, sockets.AF_INET, sockets.SOCK_STREAM)[0][-1]
-        sock = self._socket = sockets.socket()
+        address = host
+        if host.strip("0123456789."):
+            if self._resolve is None:
+                raise LinkError("nothing here resolves names; configure the broker's address")
+            address = await self._resolve(host)
+        address = sockets.getaddrinfo(address, port, sockets.AF_INET, sockets.SOCK_STREAM)[0][-1]
+        sock = self._socket = self._stream = sockets.socket()
         sock.setblocking(False)
         try:
             sock.connect(address)
         except OSError as error:
             if error.args[0] not in (errno.EINPROGRESS, errno.EALREADY):
-                raise
+                raise LinkError("no connection (%s)" % _named(error.args[0])) from None
         poller = self._poll()
         poller.register(sock, select.POLLOUT)
         while True:
@@ -73,15 +87,22 @@ class Link:
                 raise LinkError("no connection within %d ms" % timeout_ms)
             await asyncio.sleep_ms(_STEP_MS)
         if ready[0][1] & (select.POLLERR | select.POLLHUP):
-            sock.recv(1)  # raises what went wrong
-            raise LinkError("connection refused")
+            try:
+                sock.recv(1)  # raises what went wrong
+            except OSError as error:
+                raise LinkError("no connection (%s)" % _named(error.args[0])) from None
+            raise LinkError("no connection")
         # Without it Nagle's algorithm holds a packet back for up to 40 ms. MicroPython's unix
         # port has the option, but no name for it; older ESP32 releases have neither.
         option = getattr(sockets, "TCP_NODELAY", 1 if sys.platform == "linux" else 0)
         if option:
             sock.setsockopt(_IPPROTO_TCP, option, 1)
-        if self._wrap:
-            sock = self._socket = self._wrap(sock)
+        if self._tls:
+            self._handshake = True
+            try:
+                sock = self._stream = self._tls.wrap(sock, host)
+            except (ValueError, OSError) as error:
+                raise LinkError(self._tls.reason(error, False)) from None
         # MicroPython's TLS sockets have the stream methods only, CPython's sockets the others
         self._receive = getattr(sock, "readinto", None) or sock.recv_into
         self._transmit = getattr(sock, "write", None) or sock.send
@@ -89,12 +110,15 @@ class Link:
 
     def close(self):
         """Drop the connection and what was queued."""
-        if self._socket is not None:
-            try:
-                self._socket.close()
-            except OSError as error:
-                log.info("link: close: %s", error)
-            self._socket = None
+        # MicroPython's TLS lets go of its socket without closing it where the handshake fails.
+        for stream in (self._stream, self._socket):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError as error:
+                    log.info("link: close: %s", error)
+        self._stream = self._socket = None
+        self._handshake = False
         self._have = self.queued = self._sent = self._offered = 0
 
     def tail(self, at):
@@ -117,23 +141,28 @@ class Link:
 
     def flush(self):
         """Send of what is queued as much as the socket takes now. Returns whether all is sent.
-        Raises LinkError where it has taken nothing for 5 s, OSError."""
+        Raises LinkError where it has taken nothing for 5 s (15 s where a handshake comes first)
+        or the broker is not who it should be, OSError."""
         while self._sent < self.queued:
             # TLS wants an offer that it could not take repeated with the same length
             end = self._offered or self.queued
             count = None
             try:
                 count = self._transmit(self._out[self._sent : end])
-            except OSError as error:
-                if error.args[0] != errno.EAGAIN:
-                    raise
+            except (OSError, ValueError) as error:
+                self._failed(error)
             now = time.ticks_ms()
             if not count:
                 self._offered = end
-                if time.ticks_diff(now, self._moved_ms) > _FLUSH_MS:
+                waited_ms = time.ticks_diff(now, self._moved_ms)
+                if self._handshake:
+                    if waited_ms > _HANDSHAKE_MS:
+                        raise LinkError("no TLS handshake within %d ms" % _HANDSHAKE_MS)
+                elif waited_ms > _FLUSH_MS:
                     raise LinkError("the peer takes no data")
                 return False
             self._offered = 0
+            self._handshake = False
             self._sent += count
             self._moved_ms = self.last_tx_ms = now
         self._sent = self.queued = 0
@@ -150,9 +179,8 @@ class Link:
         try:
             # no slice where nothing is held: an idle look allocates nothing
             count = self._receive(self._in_view[have:] if have else self._in_view)
-        except OSError as error:
-            if error.args[0] != errno.EAGAIN:
-                raise
+        except (OSError, ValueError) as error:
+            self._failed(error)
         if count is None:
             return None
         if not count:
@@ -160,6 +188,22 @@ class Link:
         self._have = have + count
         self.last_rx_ms = time.ticks_ms()
         return self._packet()
+
+    def _failed(self, error):
+        """Raise what `error` of a read or write means, unless it is that there is nothing now."""
+        code = error.args[0] if error.args else 0
+        if code == errno.EAGAIN:
+            return
+        if self._tls:
+            # A text or a large negative number is Mbed TLS's, the rest an errno of the connection,
+            # which after the handshake comes out of Mbed TLS with its sign changed.
+            if not isinstance(code, str) and -256 < code < 0:
+                code = -code
+            if isinstance(code, str) or code < 0 or code == errno.ENOMEM:
+                raise LinkError(self._tls.reason(error, not self._handshake))
+            if self._handshake:
+                raise LinkError("no TLS there: closed in the handshake (%s)" % _named(code))
+        raise LinkError("connection lost (%s)" % _named(code))
 
     def _packet(self):
         """The packet at the start of the buffer once all of it is there."""

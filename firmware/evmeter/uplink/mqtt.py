@@ -103,9 +103,10 @@ class Session:
         finally:
             umqtt.socket = kept
         self._pinged_ms = None
+        while not link.flush():  # with TLS the handshake, which has a limit of its own
+            await asyncio.sleep_ms(_STEP_MS)
         begun = time.ticks_ms()
         while True:
-            link.flush()
             packet = link.poll()
             if packet is not None:
                 break
