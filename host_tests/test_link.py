@@ -217,6 +217,33 @@ def test_the_end_of_the_stream_never_gives_a_short_packet():
         assert "closed" in str(raises(LinkError, link.poll))
 
 
+def test_half_a_packet_is_waited_for_10_s_and_no_longer():
+    kept = link_module.time
+    try:
+        link_module.time = clock = VirtualTime()
+        link, peer = _open()
+        peer.socket.incoming.extend(_STREAM[1] + _STREAM[2][:5])
+        assert _packets(link, 3) == [_STREAM[1]]
+        for part in (_STREAM[2][5:], _STREAM[2]):
+            for _ in range(9):
+                clock.pass_ms(1000)
+                assert link.poll() is None
+            peer.socket.incoming.extend(part)
+            assert _packets(link, 30) == [_STREAM[2]]
+            clock.pass_ms(60000)
+            assert link.poll() is None  # there is nothing to wait for
+        peer.socket.incoming.extend(_STREAM[2][:4])
+        for _ in range(10):
+            assert link.poll() is None
+            clock.pass_ms(1000)
+            peer.socket.incoming.extend(b"x")  # one byte a second does not help
+            link.poll()
+        clock.pass_ms(10)
+        assert "half a packet" in str(raises(LinkError, link.poll))
+    finally:
+        link_module.time = kept
+
+
 def test_lengths_are_limited():
     for head, word in ((b"\x30\x80\x20", None), (b"\x30\x81\x20", "4097 bytes; allowed: 4096"),
                        (b"\x30\xff\xff\xff\x7f", "allowed"), (b"\x30\x80\x80\x80\x80", "length"),

@@ -297,12 +297,10 @@ def test_a_handler_that_fails_has_its_message_acknowledged_first():
 
 
 class _Newer(mqtt_module.umqtt.MQTTClient):
-    """umqtt.simple from 1.4 on: a timeout for the socket, the old socket closed, an answer from
-    wait_msg."""
+    """umqtt.simple 1.6.0 and 1.7.0 (frozen in ESP32 firmware 1.25 to 1.28): a timeout for the
+    socket, an answer from wait_msg. 1.4.0 (firmware 1.24) has neither, as 1.3.4."""
 
     def connect(self, clean_session=True, timeout=None):
-        if self.sock:
-            self.sock.close()
         self.sock = mqtt_module.umqtt.socket.socket()
         self.sock.settimeout(timeout)
         return super().connect(clean_session)
@@ -312,11 +310,39 @@ class _Newer(mqtt_module.umqtt.MQTTClient):
         return 0x30 if kind is None else kind
 
 
-def test_newer_versions_of_the_protocol_client_work_too():
+class _Newest(_Newer):
+    """... 1.8.0 (firmware 1.29): closes its old socket, SUBSCRIBE with a length of up to four
+    bytes, in pieces of other sizes."""
+
+    def connect(self, clean_session=True, timeout=None):
+        if self.sock:
+            self.sock.close()
+        return super().connect(clean_session, timeout)
+
+    def subscribe(self, topic, qos=0):
+        self.pid += 1
+        length = 2 + 2 + len(topic) + 1
+        head = bytearray(b"\x82")
+        while length > 0x7F:
+            head.append(length & 0x7F | 0x80)
+            length >>= 7
+        head.append(length)
+        self.sock.write(head)
+        self.sock.write(self.pid.to_bytes(2, "big"))
+        self._send_str(topic)
+        self.sock.write(qos.to_bytes(1, "little"))
+        while self.wait_msg() != 0x90:
+            continue
+        answer = self.sock.read(4)
+        if answer[1:3] != self.pid.to_bytes(2, "big"):
+            raise AssertionError("another packet id")
+
+
+def test_the_versions_frozen_in_esp32_firmware_work_too():
     kept = mqtt_module.umqtt.MQTTClient
-    mqtt_module.umqtt.MQTTClient = _Newer
     try:
-        for _ in range(2):
+        for version in (_Newer, _Newest):
+            mqtt_module.umqtt.MQTTClient = version
             broker = FakeBroker()
             session, got = _session(broker)
             asyncio.run(_connect_and_publish(session))

@@ -21,6 +21,7 @@ _SEND_BYTES = const(2816)  # one durable frame with its topic (2,610), and 50 PU
 _STEP_MS = const(10)
 _FLUSH_MS = const(5000)
 _IPPROTO_TCP = const(6)
+_PACKET_MS = const(10000)  # from a packet's first byte to its last
 _HANDSHAKE_MS = const(15000)  # an ESP32 computes for 1 to 2 s of it
 
 
@@ -55,7 +56,7 @@ class Link:
         self._in_view = memoryview(self._in)
         self._have = 0
         self._out = memoryview(bytearray(_SEND_BYTES))
-        self._sent = self._offered = self._moved_ms = 0
+        self._sent = self._offered = self._moved_ms = self._begun_ms = 0
         self.queued = 0
         self.last_rx_ms = self.last_tx_ms = 0
 
@@ -182,11 +183,15 @@ class Link:
         except (OSError, ValueError) as error:
             self._failed(error)
         if count is None:
+            if have and time.ticks_diff(time.ticks_ms(), self._begun_ms) > _PACKET_MS:
+                raise LinkError("half a packet for %d ms" % _PACKET_MS)
             return None
         if not count:
             raise LinkError("closed by the peer")
         self._have = have + count
         self.last_rx_ms = time.ticks_ms()
+        if not have:
+            self._begun_ms = self.last_rx_ms
         return self._packet()
 
     def _failed(self, error):
@@ -228,4 +233,5 @@ class Link:
         rest = self._have - length
         if rest:
             self._in_view[:rest] = self._in_view[length : self._have]
+            self._begun_ms = time.ticks_ms()
         self._have = rest
