@@ -18,6 +18,7 @@ from evmeter_tools.faults import (
     flash_errors,
     fuzz,
     meter,
+    network,
     power_cut,
     rows,
     signatures,
@@ -122,6 +123,15 @@ def test_clock_campaign():
 def test_clock_campaign_is_the_same_each_time():
     first, again = (clock.run(600, seed=9, control_trials=0) for _ in range(2))
     assert first.counts == again.counts
+
+
+def test_network_campaign():
+    result = network.run(400)
+    _all_good(result, 400, 2)
+    for kind in network.KINDS:
+        assert result.counts["fault: " + kind] > 2, kind
+    assert result.counts["frames stored"] == 400 * network.FRAMES
+    assert result.counts["frames published"] > result.counts["frames stored"]
 
 
 def _mutations(seed, rng):

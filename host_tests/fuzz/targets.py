@@ -7,6 +7,7 @@ that are wrong, which it must notice: name -> (module of the target, attribute, 
 
 import ledger
 import metering
+import names
 import system
 import times
 import uplink
@@ -17,13 +18,14 @@ from evmeter.ledger.journal import Journal
 from evmeter.metering import registers
 from evmeter.session import session
 from evmeter.system import config
-from evmeter.uplink import mqtt, publisher
+from evmeter.uplink import mqtt, publisher, resolver, tls
 from evmeter_tools.verify import check, parse
 
 TARGETS = {"modbus": metering.modbus, "registers": metering.registers, "gate": metering.gate,
            "ack": uplink.ack, "mqtt": uplink.mqtt_in, "config": system.configuration,
            "profile": system.profile, "ocmf": ledger.ocmf, "key": ledger.key,
-           "checkpoint": ledger.checkpoint, "journal": ledger.journal, "sntp": times.sntp}
+           "checkpoint": ledger.checkpoint, "journal": ledger.journal, "sntp": times.sntp,
+           "dns": names.dns, "certificate": names.certificate}
 
 
 def _without_crc(line, length, unit, function, count):
@@ -155,6 +157,19 @@ class _NoCrc(Journal):
         return frame[8], length, int.from_bytes(frame[4:8], "little")
 
 
+def _any_question(data, asked):
+    return resolver.answer(data, bytes(data[:2]) + asked[2:12] + bytes(data[12 : len(asked)]))
+
+
+def _any_code(data, asked):
+    return resolver.answer(bytes(data[:3]) + b"\x80" + bytes(data[4:]), asked)
+
+
+def _local_time(certificate):
+    begins_s, ends_s, same = tls.facts(certificate)
+    return begins_s + 3600, ends_s + 3600, same
+
+
 WRONG = {
     "modbus": {"no CRC": (metering, "find_reply", _without_crc),
                "no exceptions": (metering, "find_reply", _without_exceptions),
@@ -178,6 +193,9 @@ WRONG = {
              "too sure": (times, "answer", lambda *_: (times.FLOOR_MS, 0, 20))},
     "checkpoint": {"any length": (ledger, "unpack", _short_checkpoint),
                    "no sign": (ledger, "unpack", _no_jump)},
+    "dns": {"any question": (names, "answer", _any_question),
+            "any code": (names, "answer", _any_code)},
+    "certificate": {"local time": (names, "facts", _local_time)},
     "journal": {"a number twice": (ledger, "Journal", _LowNumbers),
                 "no CRC": (ledger, "Journal", _NoCrc)},
 }

@@ -85,6 +85,12 @@ def _clock(trials, short, progress):
     return clock.run(trials, progress=progress, control_trials=1500 if short else 3000)
 
 
+def _network(trials, short, progress):
+    from evmeter_tools.faults import network
+
+    return network.run(trials, progress=progress)
+
+
 def _fuzz(target):
     def run(trials, short, progress):
         return fuzz.fuzz(target, trials, progress=progress)
@@ -104,6 +110,7 @@ CAMPAIGNS = {
     "session-pilot": Campaign(_session_pilot, 100000, 4000),
     "hostile-signatures": Campaign(_signatures, 1000, 20),
     "clock": Campaign(_clock, 100000, 3000),
+    "network-link": Campaign(_network, 20000, 400),
 }
 # likewise, where atheris is
 FUZZ = {"hostile-fuzz-" + target: Campaign(_fuzz(target), 1000000, 20000)

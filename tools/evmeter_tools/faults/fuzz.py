@@ -29,6 +29,8 @@ TARGETS = {
     "checkpoint": ("any length", "no sign"),
     "journal": ("a number twice", "no CRC"),
     "sntp": ("a second off", "too sure"),
+    "dns": ("any question", "any code"),
+    "certificate": ("local time",),
 }
 _DONE = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _AT = re.compile(r"^#(\d+)\s", re.MULTILINE)
@@ -36,7 +38,8 @@ _FOUND = re.compile(r"Uncaught Python exception.*\s+AssertionError")
 _CONTROL_TRIALS = 20000
 _LAST_LINES = 60
 # bytes of an input: where more of the same costs time and finds nothing
-_LONGEST = {"mqtt": 300, "journal": 100, "gate": 200, "registers": 40, "checkpoint": 80}
+_LONGEST = {"mqtt": 300, "journal": 100, "gate": 200, "registers": 40, "checkpoint": 80,
+            "dns": 300, "certificate": 600}
 _LONG = 4096
 
 
