@@ -161,8 +161,9 @@ class Resolver:
     found is used where nobody answers, also after a reboot with `nvs` (an esp32.NVS).
     """
 
-    def __init__(self, servers, nvs=None, sockets=socket, urandom=os.urandom):
+    def __init__(self, servers, nvs=None, sockets=socket, urandom=os.urandom, port=_PORT):
         self._servers = servers
+        self._port = port
         self._nvs = nvs
         self._sockets = sockets
         self._urandom = urandom
@@ -223,7 +224,7 @@ class Resolver:
                 sock.bind(self._address(_ANY, port))
             except OSError as error:  # taken: the stack's own choice
                 log.debug("uplink: port %d: %s", port, error)
-            sock.connect(self._address(server, _PORT))
+            sock.connect(self._address(server, self._port))
         except OSError:
             sock.close()
             raise
