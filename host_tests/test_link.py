@@ -52,6 +52,8 @@ def test_a_connection_fails_with_its_reason_within_its_time():
 
 
 async def _resolve(name):
+    if name == "192.168.1.999":
+        return "10.0.0.8"
     if name != "broker.example":
         raise OSError(-2)
     await asyncio.sleep_ms(0)
@@ -59,7 +61,8 @@ async def _resolve(name):
 
 
 def test_names_are_resolved_and_addresses_are_not():
-    for host, asked in (("broker.example", "10.0.0.7"), ("192.168.1.20", "192.168.1.20")):
+    for host, asked in (("broker.example", "10.0.0.7"), ("192.168.1.20", "192.168.1.20"),
+                        ("192.168.1.999", "10.0.0.8")):  # no address: a name to getaddrinfo
         link, _, sockets = _link(resolve=_resolve)
         asyncio.run(link.connect(host, 1883, 1000))
         assert sockets.asked == [asked]

@@ -29,6 +29,14 @@ class LinkError(OSError):
     """The connection cannot be used any more; the text says why."""
 
 
+def is_address(text):
+    """Whether `text` is an IPv4 address, as four decimal numbers."""
+    parts = text.split(".")
+    return len(parts) == 4 and all(
+        0 < len(part) <= 3 and not part.strip("0123456789") and int(part) <= 255
+        for part in parts)
+
+
 def _named(code):
     """An errno's name, or its number where MicroPython has no name for it."""
     return errno.errorcode.get(code) or "error %s" % code
@@ -66,7 +74,7 @@ class Link:
         begun = time.ticks_ms()
         sockets = self._sockets
         address = host
-        if host.strip("0123456789."):
+        if not is_address(host):
             if self._resolve is None:
                 raise LinkError("nothing here resolves names; configure the broker's address")
             address = await self._resolve(host)

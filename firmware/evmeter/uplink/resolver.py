@@ -13,7 +13,7 @@ import time
 from micropython import const
 
 from evmeter.system.log import log
-from evmeter.uplink.link import LinkError
+from evmeter.uplink.link import LinkError, is_address
 
 _PORT = const(53)
 _MOST_BYTES = const(512)  # RFC 1035, 4.2.1
@@ -40,14 +40,6 @@ _ANY = "0.0.0.0"  # noqa: S104
 
 class ResolveError(LinkError):
     """The name has no address now; the text says why."""
-
-
-def is_address(text):
-    """Whether `text` is an IPv4 address, as four decimal numbers."""
-    parts = text.split(".")
-    return len(parts) == 4 and all(
-        0 < len(part) <= 3 and not part.strip("0123456789") and int(part) <= 255
-        for part in parts)
 
 
 def question(name):
