@@ -28,16 +28,17 @@ _DAY_S = 86400
 _INTERPRETERS = ("micropython", "cpython")
 
 
-def _attempt(interpreter, certificates, port, now_s=None, insecure=False):
+def _attempt(interpreter, certificates, port, now_s=None, insecure=False,
+             host="localhost"):
     now_s = int(time.time()) if now_s is None else now_s
     ca = certificates.folder / "ca.pem"
     if interpreter == "cpython":
-        return asyncio.run(tls_device.attempt(port, str(ca), now_s, insecure))
+        return asyncio.run(tls_device.attempt(host, port, str(ca), now_s, insecure))
     if micropython() is None:
         pytest.fail("MicroPython is missing; run 'make setup'")
     done = subprocess.run(
         [str(micropython()), "-X", "heapsize=128k", str(_TESTS / "fakes" / "tls_device.py"),
-         str(port), str(ca), str(now_s), "1" if insecure else "0"],
+         host, str(port), str(ca), str(now_s), "1" if insecure else "0"],
         env=dict(os.environ, MICROPYPATH=micropython_path(_TESTS)), capture_output=True,
         text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -96,6 +97,18 @@ def test_dates_are_held_against_the_firmwares_clock(interpreter, days, kind, cer
                        int(time.time()) + days * _DAY_S)
     server.close()
     assert figures["why"] == _REASONS[kind]
+    assert server.application_bytes == 0
+
+
+@pytest.mark.parametrize("interpreter", _INTERPRETERS)
+def test_a_broker_may_be_known_by_its_address(interpreter, certificates, serve):
+    server = serve("good address")
+    figures = _attempt(interpreter, certificates, server.port, host="127.0.0.1")
+    assert "not authorised" in figures["why"]  # so that server refuses everyone
+    server = serve("good")
+    figures = _attempt(interpreter, certificates, server.port, host="127.0.0.1")
+    server.close()
+    assert figures["why"] == _REASONS["wrong name"]
     assert server.application_bytes == 0
 
 

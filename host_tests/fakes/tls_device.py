@@ -1,7 +1,7 @@
 """The firmware's link over TLS on a real socket; on both interpreters.
 
-As a program: tls_device.py PORT CA-FILE NOW_S INSECURE, tries one MQTT connection, prints one line
-of JSON: why it failed (or "") and the longest time that another task had to wait.
+As a program: tls_device.py HOST PORT CA-FILE NOW_S INSECURE, tries one MQTT connection, prints one
+line of JSON: why it failed (or "") and the longest time that another task had to wait.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from evmeter.uplink.link import Link
 from evmeter.uplink.mqtt import Session
 from evmeter.uplink.resolver import Resolver
 
-_SETTINGS = {"host": "localhost", "user": "device", "password": "secret", "keepalive_s": 30}
+_SETTINGS = {"user": "device", "password": "secret", "keepalive_s": 30}
 
 
 def _read(path):
@@ -33,10 +33,10 @@ def secure_link(ca_file, now_s, insecure=False, client_file=None):
                 tls.Tls(_read(ca_file), lambda: now_s, certificate, key, insecure))
 
 
-async def attempt(port, ca_file, now_s, insecure):
+async def attempt(host, port, ca_file, now_s, insecure):
     """One connection; the figures as a dict."""
     link = secure_link(ca_file, now_s, insecure)
-    session = Session(link, "demo-0001", dict(_SETTINGS, port=port), b"t/avail",
+    session = Session(link, "demo-0001", dict(_SETTINGS, host=host, port=port), b"t/avail",
                       lambda topic, payload: None)
     longest_us = 0
 
@@ -62,5 +62,5 @@ async def attempt(port, ca_file, now_s, insecure):
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(attempt(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]),
-                                         sys.argv[4] == "1"))))
+    print(json.dumps(asyncio.run(attempt(sys.argv[1], int(sys.argv[2]), sys.argv[3],
+                                         int(sys.argv[4]), sys.argv[5] == "1"))))

@@ -1,6 +1,7 @@
 """Certificates made for a test, and servers that are wrong in one way each; CPython only."""
 
 import datetime
+import ipaddress
 import socket
 import ssl
 import threading
@@ -31,12 +32,12 @@ class Certificates:
                    .not_valid_before(now + first * _DAY).not_valid_after(now + last * _DAY)
                    .add_extension(x509.BasicConstraints(ca, None), True))
         if names:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
         return builder.sign(signer, hashes.SHA256())
 
     def make(self, kind):
-        """Path of a certificate with its key for "localhost", good or of a kind in BAD."""
+        """Path of a certificate with its key for "localhost" ("good address": for 127.0.0.1),
+        good or of a kind in BAD."""
         path = self.folder / (kind.replace(" ", "-") + ".pem")
         key = ec.generate_private_key(ec.SECP256R1())
         subject, issuer, signer = _name("broker"), self._name, self._key
@@ -45,9 +46,10 @@ class Certificates:
             issuer, signer = _name("another CA"), ec.generate_private_key(ec.SECP256R1())
         elif kind == "self-signed":
             issuer, signer = subject, key
-        certificate = self._certificate(
-            subject, issuer, key, signer, False, first, last,
-            ("other.example",) if kind == "wrong name" else ("localhost",))
+        name = x509.DNSName("other.example" if kind == "wrong name" else "localhost")
+        if kind == "good address":
+            name = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
+        certificate = self._certificate(subject, issuer, key, signer, False, first, last, [name])
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption()))
