@@ -22,7 +22,7 @@ from verifiers import mutations, node, pyocmf_accepts
 ROOT = Path(__file__).resolve().parents[1]
 _ENV = dict(os.environ, PYTHONPATH=str(ROOT / "tools"))
 _CONFIG = {"id": "demo-0001", "meter": {"profile": "eastron_sdm120", "p_max_w": 11000},
-           "mqtt": {"host": "127.0.0.1", "port": 1}}
+           "mqtt": {"host": "127.0.0.1", "port": 1, "tls": "off"}}
 
 
 class _Play:

@@ -8,6 +8,7 @@ is ahead of the host's, or "stopped"; without it, right). RTC memory is lost at 
 then.
 """
 
+import asyncio
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from host_flash import FlashFile, mkfs, mount
 from host_nvs import NvsFile
 from host_uart import Uart
 
+_NETWORK_STEP_MS = const(10000)
 _JOURNAL_BLOCKS = const(1024)  # 4 MiB
 _RTC_BYTES = const(2048)
 _RESETS = ("power-on", "watchdog", "software", "brown-out")
@@ -51,10 +53,27 @@ class BatteryClock:
 
 
 class Network:
-    """Always there."""
+    """Always there; names are asked of the host's own name servers."""
 
     def up(self):
         return True
+
+    def dns_servers(self):
+        """The name servers' addresses as text, best first."""
+        try:
+            with open("/etc/resolv.conf") as file:
+                lines = [line.split() for line in file]
+        except OSError:
+            return []
+        return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+
+    def diag(self):
+        return {}
+
+    async def run(self):
+        """There is nothing to keep up."""
+        while True:
+            await asyncio.sleep_ms(_NETWORK_STEP_MS)
 
 
 class Watchdog:
@@ -74,6 +93,7 @@ class Board:
     rs485_de = None
     pace_us = None
     pilot_edges = None
+    set_time = None
     unique_id = b"\x02host0"
 
     def __init__(self, folder):

@@ -24,6 +24,7 @@ from evmeter.system.clock import Clock
 from evmeter.system.forget import forget
 from evmeter.system.log import log
 from evmeter.system.supervisor import Supervisor
+from evmeter.uplink.link import Link, is_address
 from evmeter.uplink.publisher import Uplink
 
 _WINDOW_MS = const(50)
@@ -79,8 +80,10 @@ class App:
                                self.signer, self.alarms, self.boots)
         self.monitor.time = self.time
         self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
+        link = self._build_link(settings["mqtt"])
         self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
-                             self.monitor, self.signer.key_id if self.signer else "")
+                             self.monitor, self.signer.key_id if self.signer else "", link)
+        self.monitor.uplink = self.uplink
         self.keeper.on_change = self.uplink.status_changed
         self.poll.on_event = self._on_meter_event
         self.intervals = Intervals(self.journal.interval_mwh)
@@ -183,6 +186,28 @@ class App:
             raise StartError("pilot: %s" % error) from None
         forget("drivers", "pilot_front_end")
         self._kept_a_mv = a_mv
+
+    def _build_link(self, settings):
+        board = self.board
+        tls = resolve = None
+        if settings["tls"] != "off":
+            from evmeter.uplink.tls import CertificateError, Tls, der
+
+            try:
+                ca, certificate, key = [der(settings[name], name) if settings[name] else ()
+                                        for name in ("ca", "certificate", "key")]
+                tls = Tls(ca, self.clock.unix_s, certificate[0] if certificate else None,
+                          key[0] if key else None, settings["tls"] == "insecure", board.set_time)
+            except CertificateError as error:
+                raise StartError("mqtt: %s" % error) from None
+        if not is_address(settings["host"]):
+            from evmeter.uplink.resolver import Resolver
+
+            resolve = Resolver(board.network.dns_servers, board.nvs)
+        link = Link(resolve, tls)
+        if link.insecure:
+            self.alarms.raise_(codes.INSECURE, codes.WARNING, "the broker is not verified")
+        return link
 
     def _keep_pilot_gain(self):
         """What state A measured is known again after a reboot."""
@@ -319,6 +344,7 @@ class App:
         start("meter", self.poll.run)
         start("pilot", self._watch_pilot)
         start("session", self.keeper.run)
+        start("network", self.board.network.run)
         start("uplink", self.uplink.run)
         if self.time:
             start("time", self.time.run)

@@ -10,7 +10,7 @@ from pathlib import Path
 from evmeter_tools.errors import UserError
 from evmeter_tools.paths import BUILD, FIRMWARE, HOST_BOARD, LOGGING, ROOT, UMQTT
 
-HEAP = "384k"
+HEAP = "512k"
 _CPYTHON = """\
 import runpy, sys
 import cpython_shim

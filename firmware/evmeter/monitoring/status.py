@@ -22,7 +22,7 @@ class Monitor:
         self._signer = signer
         self._alarms = alarms
         self._number = 0
-        self.time = None
+        self.time = self.uplink = None
 
     def _text(self, fields):
         unix_ms, quality = self._clock.now()
@@ -54,7 +54,7 @@ class Monitor:
             "pwm": 1 if keeper.filter.pwm else 0, "sid": keeper.sid,
             "s_mwh": keeper.energy_mwh(), "i_max_ma": pilot.offered_ma(keeper.duty_permille),
             "al": self._alarms.codes(), "pend": self._journal.unconfirmed(),
-            "meter": self._poll.status,
+            "meter": self._poll.status, "link": self.uplink.reason if self.uplink else "",
             "age_ms": self._clock.mono_ms() - latest.mono_ms if latest else -1,
         }
         if keeper.session and keeper.progress:
@@ -101,6 +101,7 @@ class Monitor:
         counters["slow_why"] = self._poll.slow_reason
         if self.time:
             self.time.counters(counters)
+        counters.update(self._board.network.diag())
         counters["heap_free"] = gc.mem_free()
         counters["heap_used"] = gc.mem_alloc()
         counters["up_s"] = self._clock.mono_ms() // 1000

@@ -46,6 +46,10 @@ FIELDS = {
         "port": ("int", 1, 65535, 8883),
         "user": ("text?", 1, 64, None),
         "password": ("text?", 1, 128, None),
+        "tls": (("verified", "insecure", "off"), 0, 0, "verified"),
+        "ca": ("text?", 1, 4000, None),  # DER in base64, like the next two
+        "certificate": ("text?", 1, 3000, None),
+        "key": ("text?", 1, 400, None),  # never reported
         "keepalive_s": ("int", 5, 1200, 30),
         "window": ("int", 1, 8, 4),
         "telemetry_s": ("int", 1, 3600, 10),

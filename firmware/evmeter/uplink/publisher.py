@@ -102,6 +102,7 @@ class Uplink:
         self.reconnects = 0
         self.resends = 0
         self.acks_refused = 0
+        self.reason = ""  # why the last connection ended or did not come about
 
     def status_changed(self):
         """Something that the status message tells has changed."""
@@ -123,6 +124,7 @@ class Uplink:
                 await self._greet()
                 await self._deliver()
             except OSError as error:
+                self.reason = str(error)
                 log.warning("uplink: %s", error)
             finally:
                 self.online = self.backend_online = False

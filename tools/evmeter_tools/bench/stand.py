@@ -91,7 +91,8 @@ class Bench:
         self.device.write_config({
             "id": self.device_id,
             "meter": {**reading, "imp_per_kwh": self._imp, "p_max_w": 11000},
-            "mqtt": {"host": self._broker.host, "port": self._broker.port, "telemetry_s": 1},
+            "mqtt": {"host": self._broker.host, "port": self._broker.port, "telemetry_s": 1,
+                     "tls": "off"},
             "session": self._session,
             "clock": self._clock,
             "pilot": {"front_end": self._front_end},
