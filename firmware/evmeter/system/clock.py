@@ -19,6 +19,7 @@ _I_AGE_S = const(604800)
 _SLACK_MS = const(5000)  # so far may a true time lie behind the newest record
 _LOGGED_MS = const(60000)
 _MOST_NOTES = const(8)
+_BATTERY_MS = const(60000)  # a DS3231 drifts 2 ppm, a minute a year
 _RANKS = "UIRS"
 
 
@@ -50,6 +51,7 @@ class Clock:
         self.set_at_mono_ms = None
         self.source = ""
         self.steps = 0
+        self._battery_why = ""
         self.notes = []
         self.on_step = None
 
@@ -129,6 +131,19 @@ class Clock:
             return False
         self.set(unix_ms, "I", uncertainty_ms, source=source)
         return True
+
+    def ask_battery(self, battery):
+        """Take the time of a battery-backed clock (`unix_ms()`), if nothing better is known."""
+        if self.quality != "U":
+            return
+        why = ""
+        try:
+            self.offer(battery.unix_ms(), _BATTERY_MS, "battery")
+        except (OSError, ValueError) as error:
+            why = str(error)
+        if why and why != self._battery_why:
+            log.warning("battery clock not used: %s", why)
+        self._battery_why = why
 
     def hold(self):
         """A session's edge is being written: dates must not move until `release`."""

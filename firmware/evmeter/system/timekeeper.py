@@ -22,7 +22,6 @@ _FIRST_PAUSE_MS = const(16000)
 _RATE_MS = const(3600000)
 _RATE_MOST_MS = const(86400000)
 _LOOK_MS = const(1000)
-_BATTERY_MS = const(60000)  # a DS3231 drifts 2 ppm, a minute a year
 _BATTERY_OFF_MS = const(2000)
 _BATTERY_EVERY_MS = const(86400000)  # it is set at most once a day
 
@@ -83,12 +82,8 @@ class TimeKeeper:
 
     def from_battery(self):
         """Take the battery-backed clock's time if nothing better is known."""
-        if not self._battery:
-            return
-        try:
-            self._clock.offer(self._battery.unix_ms(), _BATTERY_MS, "battery")
-        except (OSError, ValueError) as error:
-            log.warning("battery clock not used: %s", error)
+        if self._battery:
+            self._clock.ask_battery(self._battery)
 
     async def run(self):
         """Ask for ever: every 17 minutes, sooner after a failure."""
@@ -97,15 +92,11 @@ class TimeKeeper:
             while self._up and not self._up():
                 self._pause_ms = _FIRST_PAUSE_MS
                 await self._sleep_ms(_LOOK_MS)
-                self._renew()
+                self.from_battery()
             pause_ms = await self.ask_all()
             until_ms = self._clock.mono_ms() + pause_ms + self._random(1)[0] * pause_ms // 4096
             while self._clock.mono_ms() < until_ms:
                 await self._sleep_ms(_LOOK_MS)
-
-    def _renew(self):
-        if self._clock.quality == "U":
-            self.from_battery()
 
     async def ask_all(self):
         """Ask every server once and set the clock by what they say. Returns for how many ms to
@@ -120,7 +111,7 @@ class TimeKeeper:
             if sample and all(sample.address != other.address for other in samples):
                 samples.append(sample)
         pause_ms = self._judge(samples)
-        self._renew()
+        self.from_battery()
         if pause_ms:
             self._pause_ms = _FIRST_PAUSE_MS
             return pause_ms
