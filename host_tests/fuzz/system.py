@@ -62,7 +62,8 @@ def configuration(data):
             elif kind == "bool":
                 assert type(value) is bool, name
             elif kind == "hosts":
-                assert len(value) <= high and all(one.isascii() for one in value), name
+                assert len(value) <= high and all(
+                    isinstance(one, str) and 1 <= len(one) <= 64 for one in value), name
             elif isinstance(value, dict):
                 assert kind in ("text/object", "tariff"), name
             elif value is None:
