@@ -96,16 +96,16 @@ class App:
         clock = self.clock
         clock.limit(settings["s_max_age_s"], settings["i_max_age_s"])
         clock.raise_floor(newest_unix_ms(self.journal), newest_unix_ms(self.journal, "S"))
-        battery = self.board.battery_clock if settings["battery"] else None
-        self.time = client = None
-        if battery or settings["servers"]:
+        self.battery = self.board.battery_clock if settings["battery"] else None
+        if self.battery:
+            clock.ask_battery(self.battery)
+        self.time = None
+        if settings["servers"]:
             from evmeter.system.sntp import SntpClient
             from evmeter.system.timekeeper import TimeKeeper
 
-            if settings["servers"]:
-                client = SntpClient(clock)
-            self.time = TimeKeeper(settings, clock, client, battery, self.board.network.up)
-            self.time.from_battery()
+            self.time = TimeKeeper(settings, clock, SntpClient(clock), self.battery,
+                                   self.board.network.up)
 
     def _count_boot(self):
         nvs = self.board.nvs
@@ -317,11 +317,13 @@ class App:
 
     def _watch_clock(self):
         clock = self.clock
+        if self.battery:
+            clock.ask_battery(self.battery)
         if clock.quality != "U":
             self.alarms.clear(codes.CLOCK)
         elif clock.mono_ms() > _CLOCK_LOST_MS:
             self.alarms.raise_(codes.CLOCK, codes.WARNING, "time not known: %s" % (
-                self.time.status if self.time else "no source is configured"))
+                self.time.status if self.time else "no time server is configured"))
 
     def _watch_meter(self):
         poll, now_ms = self.poll, self.clock.mono_ms()
