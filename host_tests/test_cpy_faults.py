@@ -17,6 +17,7 @@ from evmeter_tools.faults import (
     command,
     flash_errors,
     fuzz,
+    in_micropython,
     meter,
     network,
     power_cut,
@@ -132,6 +133,14 @@ def test_network_campaign():
         assert result.counts["fault: " + kind] > 2, kind
     assert result.counts["frames stored"] == 400 * network.FRAMES
     assert result.counts["frames published"] > result.counts["frames stored"]
+
+
+@pytest.mark.parametrize("ring", [False, True])
+@pytest.mark.parametrize("what", ["cut", "heap"])
+def test_journal_campaigns_in_micropython(what, ring):
+    result = in_micropython.run(what, ring, 8)
+    _all_good(result, 30, 1)
+    assert result.counts["trials that ended early"] > 5
 
 
 def _mutations(seed, rng):

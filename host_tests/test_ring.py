@@ -1,7 +1,7 @@
+from evmeter.ledger import StoreError
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ring import RingStore
-from evmeter.ledger.segments import StoreError
 from fakes.memory_store import MemoryNvs
 from fakes.nor_flash import BLOCK_BYTES, NorFlash
 from support import raises

@@ -1,6 +1,6 @@
 """A journal store and a second store in memory, with power cuts between their operations."""
 
-from evmeter.ledger.segments import StoreError
+from evmeter.ledger import StoreError
 
 
 class PowerCut(Exception):

@@ -173,32 +173,22 @@ def _segments(data):
     return segments
 
 
-def _frame_at(body, at):
-    """The whole frame at a place, or b""."""
-    end = at + _FRAME_BYTES + int.from_bytes(body[at + 2:at + 4], "little")
-    frame = body[at:end]
-    good = (len(body) - at >= _FRAME_BYTES and frame[:2] == b"\xa5\x5a"
-            and len(frame) == end - at and frame[8] and len(frame) <= MAX_PAYLOAD + _FRAME_BYTES
-            and binascii.crc32(frame[:-4]).to_bytes(4, "little") == frame[-4:])
-    return frame if good else b""
-
-
 def _frames(body):
-    """The whole frames of a segment, also behind damage: [(sequence, type, payload, hash)]; and
-    whether there is nothing else."""
+    """The whole frames of a segment: [(sequence, type, payload, hash)]."""
     found = []
     at = 0
-    clean = True
-    while 0 <= at < len(body):
-        frame = _frame_at(body, at)
-        if frame:
-            found.append((int.from_bytes(frame[4:8], "little"), frame[8], frame[25:-4],
-                          hashlib.sha256(frame).digest()[:16]))
-            at += len(frame)
-        else:
-            clean = False
+    while at >= 0 and len(body) - at >= _FRAME_BYTES:
+        end = at + _FRAME_BYTES + int.from_bytes(body[at + 2:at + 4], "little")
+        frame = body[at:end]
+        if (frame[:2] != b"\xa5\x5a" or len(frame) != end - at or not frame[8]
+                or len(frame) > MAX_PAYLOAD + _FRAME_BYTES
+                or binascii.crc32(frame[:-4]).to_bytes(4, "little") != frame[-4:]):
             at = body.find(b"\xa5\x5a", at + 1)
-    return found, clean
+            continue
+        found.append((int.from_bytes(frame[4:8], "little"), frame[8], frame[25:-4],
+                      hashlib.sha256(frame).digest()[:16]))
+        at = end
+    return found, at == len(body)
 
 
 _BUFFER = bytearray(MAX_PAYLOAD)

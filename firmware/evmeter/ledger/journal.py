@@ -13,7 +13,7 @@ import struct
 
 from micropython import const
 
-from evmeter.ledger.segments import StoreError
+from evmeter.ledger import StoreError
 
 REC = const(1)
 EVT = const(2)

@@ -11,8 +11,8 @@ from array import array
 
 from micropython import const
 
+from evmeter.ledger import StoreError
 from evmeter.ledger.sectors import HEAD, ROOM, SECTOR, UNIT, Sectors, padded
-from evmeter.ledger.segments import StoreError
 from evmeter.ledger.small_files import MOST, SmallFiles
 
 _MAGIC = b"EVJ1"

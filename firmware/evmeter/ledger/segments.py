@@ -12,14 +12,12 @@ import binascii
 
 from micropython import const
 
+from evmeter.ledger import StoreError
+
 _SEGMENT_BYTES = const(4096)
 # Blocks for small files and copies in flight; directories take a sixteenth besides.
 _RESERVE_BLOCKS = const(16)
 _SMALL_BYTES = const(100)  # longer files cost a block erase at each write (littlefs inline limit)
-
-
-class StoreError(Exception):
-    """The flash did not take or give what was asked; the text says what."""
 
 
 class SegmentStore:

@@ -67,6 +67,15 @@ def _flash_errors(ring):
     return run
 
 
+def _in_micropython(what, ring):
+    def run(trials, short, progress):
+        from evmeter_tools.faults import in_micropython
+
+        return in_micropython.run(what, ring, 8 if short else 1)
+
+    return run
+
+
 def _session_pilot(trials, short, progress):
     from evmeter_tools.measure import pilot
 
@@ -107,6 +116,10 @@ CAMPAIGNS = {
     "bit-rot-ring": Campaign(_bit_rot(True), 20000, 300),
     "hostile-flash": Campaign(_flash_errors(False), 4000, 60),
     "hostile-flash-ring": Campaign(_flash_errors(True), 4000, 200),
+    "power-cut-vfs": Campaign(_in_micropython("cut", False), 876, 876),
+    "power-cut-vfs-ring": Campaign(_in_micropython("cut", True), 111, 111),
+    "memory-journal": Campaign(_in_micropython("heap", False), 1400, 180),
+    "memory-journal-ring": Campaign(_in_micropython("heap", True), 1000, 130),
     "session-pilot": Campaign(_session_pilot, 100000, 4000),
     "hostile-signatures": Campaign(_signatures, 1000, 20),
     "clock": Campaign(_clock, 100000, 3000),

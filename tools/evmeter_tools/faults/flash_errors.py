@@ -9,9 +9,10 @@ import itertools
 import random
 import traceback
 
+from evmeter.ledger import StoreError
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ring import RingStore
-from evmeter.ledger.segments import SegmentStore, StoreError
+from evmeter.ledger.segments import SegmentStore
 from evmeter_tools.faults.life import Device, OnLittlefs, OnRing, Told, wrong_frames, wrong_small
 from evmeter_tools.faults.power_cut import judge
 from evmeter_tools.faults.result import Result

@@ -8,8 +8,12 @@ from evmeter_tools.journal.extract import BLOCK_BYTES
 
 reach()
 
-from evmeter.ledger import ring, sectors, small_files  # noqa: E402
-from evmeter.ledger.segments import StoreError  # noqa: E402
+from evmeter.ledger import (  # noqa: E402
+    StoreError,
+    ring,
+    sectors,
+    small_files,
+)
 
 _MAGICS = (ring._MAGIC, small_files._MAGIC)
 
