@@ -210,10 +210,13 @@ class RingStore:
         self._oldest = (self._oldest + 1) % self._count
 
     def _give_back(self, place):
-        try:
-            self._sectors.give_back(self._base + place)
-        except OSError:
-            self.damaged += 1  # nobody needs what it holds: at the worst it is there once more
+        for _ in range(2):
+            try:
+                self._sectors.give_back(self._base + place)
+                return
+            except OSError:
+                continue
+        self.damaged += 1  # nobody needs what it holds: at the worst it is there once more
 
     def read_small(self, name):
         """The bytes of a small file, or None where it is empty, missing or damaged."""
