@@ -175,6 +175,45 @@ def test_a_failed_signature_is_made_again_and_counted():
         assert it.failures == failures
 
 
+def test_a_flipped_intermediate_is_noticed_wherever_it_is():
+    digest = hashlib.sha256(b"a record").digest()
+    it = _signer()
+    comb, inverse = p256._comb, p256.inverse
+    hits = []
+
+    def flipped_comb(coordinate):
+        def faulty(k, blind):
+            point = yield from comb(k, blind)
+            if hits:
+                return point
+            hits.append(1)
+            return point[:coordinate] + (point[coordinate] ^ 1 << 99,) + point[coordinate + 1:]
+
+        return faulty
+
+    def flipped_inverse(modulus):
+        def faulty(a, m):
+            if hits or m != modulus:
+                return inverse(a, m)
+            hits.append(1)
+            return inverse(a, m) ^ 1
+
+        return faulty
+
+    for name, faulty in (("_comb", flipped_comb(0)), ("_comb", flipped_comb(2)),
+                         ("inverse", flipped_inverse(p256.P)),
+                         ("inverse", flipped_inverse(p256.N))):
+        hits.clear()
+        before = it.failures
+        setattr(p256, name, faulty)
+        try:
+            found = asyncio.run(it.sign(digest))
+        finally:
+            p256._comb, p256.inverse = comb, inverse
+        assert hits and it.failures == before + 1
+        assert _verify(it, digest, found) is True
+
+
 def test_a_bad_secret_or_digest_is_refused():
     for secret, words in (
         (b"", "32 bytes, not 0"),

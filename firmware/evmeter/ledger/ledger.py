@@ -103,13 +103,15 @@ class Ledger:
         """
         return await self._happened(frames.EVT, name, sid, at_mono_ms, fields, mark_mwh)
 
-    async def log(self, name, sid, at_mono_ms, fields, mark_mwh=None):
+    async def log(self, name, sid, at_mono_ms, fields, mark_mwh=None, new_signer=None):
         """Append an audit entry as `event` does an event, signed where there is a key: "sg", its
         last field, is the signature's DER in hex over the text before the comma that leads to it.
+        With `new_signer` "sn" stands before it, made the same way: a second key signs first.
         Raises JournalError, SignerError."""
-        return await self._happened(frames.LOG, name, sid, at_mono_ms, fields, mark_mwh)
+        return await self._happened(frames.LOG, name, sid, at_mono_ms, fields, mark_mwh,
+                                    new_signer)
 
-    async def _happened(self, kind, name, sid, at_mono_ms, fields, mark_mwh):
+    async def _happened(self, kind, name, sid, at_mono_ms, fields, mark_mwh, new_signer=None):
         async with self._lock:
             fields["ev"] = name
             head = {}
@@ -119,8 +121,11 @@ class Ledger:
                                     self._clock.quality)
             if kind == frames.LOG and self._signer:
                 payload = payload[:-1]
-                der = await self._signer.sign(hashlib.sha256(payload).digest())
-                payload += b', "sg": "' + binascii.hexlify(der) + b'"}'
+                for field, signer in ((b"sn", new_signer), (b"sg", self._signer)):
+                    if signer:
+                        der = await signer.sign(hashlib.sha256(payload).digest())
+                        payload += b', "' + field + b'": "' + binascii.hexlify(der) + b'"'
+                payload += b"}"
             return await self._append(kind, payload, **head)
 
     async def interval(self, closed):

@@ -5,7 +5,14 @@ import re
 
 from evmeter_tools.backend.store import Entry
 from evmeter_tools.verify.check import check_record
-from evmeter_tools.verify.parse import RecordError, check_signature, parse_key
+from evmeter_tools.verify.parse import (
+    KEY_CHANGE,
+    KeyFormatError,
+    RecordError,
+    check_signature,
+    key_change,
+    parse_key,
+)
 
 STREAMS = ("rec", "evt", "ivl", "log")
 MAX_BYTES = 8192
@@ -72,21 +79,32 @@ def read(device, stream, payload, trusted):
         faults = [] if isinstance(kind, str) and len(kind) <= 32 else ["ev is no short text"]
         kind = kind if not faults else stream
         if stream == "log":
-            faults += _log_faults(payload, spki)
+            faults += _log_faults(message, payload, spki)
     return Entry(device, key_id, seq, stream, sid, kind, bytes(payload),
                  "bad" if faults else "ok", "; ".join(faults))
 
 
-def _log_faults(payload, spki):
-    """An audit entry's signature: over its text before the comma that leads to "sg"."""
+def _log_faults(message, payload, spki):
+    """An audit entry's signature: over its text before the comma that leads to "sg"; that of a
+    new key too."""
     text, found, rest = payload.rpartition(b', "sg": "')
     if not found or not rest.endswith(b'"}'):
         return ["audit entry without signature"]
     try:
         check_signature(text, {"SD": rest[:-2].decode("ascii", "replace")}, parse_key(spki))
-    except RecordError as error:
+        if message.get("ev") == KEY_CHANGE:
+            key_change(message, text)
+    except (RecordError, KeyFormatError) as error:
         return ["audit entry: %s" % error]
     return []
+
+
+def new_key(entry):
+    """(key id, SPKI hex) of the key that a sound audit entry announces for its device, or None."""
+    if entry.stream != "log" or entry.kind != KEY_CHANGE or entry.verdict != "ok":
+        return None
+    message = json.loads(entry.payload)
+    return message["new_k"], message["new_spki"]
 
 
 def _record_faults(message, kind, sid, spki):

@@ -6,7 +6,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from evmeter_tools.journal.scan import Fault
 from evmeter_tools.verify.check import check_record
-from evmeter_tools.verify.parse import key_id
+from evmeter_tools.verify.parse import (
+    KEY_CHANGE,
+    KeyFormatError,
+    RecordError,
+    key_change,
+    key_id,
+    parse_key,
+)
 
 # An audit entry's signature is its last field, over the text before this (ledger/ledger.py, log)
 _SIGNED_UNTIL = b', "sg": "'
@@ -24,6 +31,12 @@ def _audit_faults(entry, key):
         serialization.load_der_public_key(key).verify(der, signed, ec.ECDSA(hashes.SHA256()))
     except (ValueError, InvalidSignature):
         yield "the audit entry's signature does not belong to its text"
+        return
+    if entry.message.get("ev") == KEY_CHANGE:
+        try:
+            key_change(entry.message, signed)
+        except (RecordError, KeyFormatError) as error:
+            yield str(error)
 
 
 def _entry_faults(entry, keys):
@@ -39,9 +52,13 @@ def _entry_faults(entry, keys):
 
 def signature_faults(entries, keys):
     """Yield a `Fault` for each record and audit entry that does not hold under its key; `keys`
-    are DER. What lies between records is the matter of evmeter verify."""
+    are DER. A key that a known one announces is known from there on. What lies between records
+    is the matter of evmeter verify."""
     named = {key_id(key): key for key in keys}
     for entry in entries:
         if entry.kind in ("rec", "log") and entry.message is not None:
-            for text in _entry_faults(entry, named):
+            faults = list(_entry_faults(entry, named))
+            for text in faults:
                 yield Fault(text, entry.file, entry.offset, entry.seq)
+            if not faults and entry.kind == "log" and entry.message.get("ev") == KEY_CHANGE:
+                named[entry.message["new_k"]] = parse_key(entry.message["new_spki"])

@@ -16,6 +16,7 @@ _MAX_CHARACTERS = 65536
 _CACHED_KEYS = 4096
 _SECTIONS = 3
 _SIGNATURE_KEYS = ("SA", "SE", "SM", "SD")
+KEY_CHANGE = "key_change"  # event of the audit entry that both keys sign
 
 
 class RecordError(ValueError):
@@ -70,6 +71,22 @@ def key_id(der):
     digest = hashes.Hash(hashes.SHA256())
     digest.update(der)
     return digest.finalize()[:4].hex()
+
+
+def key_change(message, text):
+    """The new key (hex, SubjectPublicKeyInfo) that the audit entry "key_change" announces; `text`
+    is what its old key has signed. Raises RecordError where the new key has not signed it too,
+    `KeyFormatError`.
+    """
+    new = message.get("new_spki")
+    signed, found, rest = text.rpartition(b', "sn": "')
+    if not isinstance(new, str) or not found or not rest.endswith(b'"'):
+        raise RecordError("key change: not signed by the new key")
+    der = parse_key(new)
+    if key_id(der) != message.get("new_k"):
+        raise RecordError("key change: new_k is not the new key's name")
+    check_signature(signed, {"SD": rest[:-1].decode("ascii", "replace")}, der)
+    return der.hex()
 
 
 def _no_doubles(pairs):
