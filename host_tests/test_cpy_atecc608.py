@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -37,7 +38,9 @@ class Key:
 def element(monkeypatch):
     time = VirtualTime()
     monkeypatch.setattr(atecc608, "time", time)
-    monkeypatch.setattr(atecc608.asyncio, "sleep_ms", time.sleep_ms)
+    # a name of its own: virtual time itself waits by the true asyncio.sleep_ms
+    monkeypatch.setattr(atecc608, "asyncio", SimpleNamespace(Lock=asyncio.Lock,
+                                                             sleep_ms=time.sleep_ms))
     one = atecc608.Atecc608(atecc.Chip(Key(), time))
     asyncio.run(one.open())
     return one
