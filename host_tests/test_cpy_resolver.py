@@ -57,7 +57,7 @@ def _look_up(interpreter, port, *names):
     if micropython() is None:
         pytest.fail("MicroPython is missing; run 'make setup'")
     done = subprocess.run(
-        [str(micropython()), "-X", "heapsize=128k",
+        [str(micropython()), "-X", "heapsize=192k",
          str(_TESTS / "fakes" / "resolver_device.py"), str(port), *names],
         env=dict(os.environ, MICROPYPATH=micropython_path(_TESTS)), capture_output=True,
         text=True, timeout=_TIMEOUT_S)

@@ -36,7 +36,7 @@ def _closing(server):
 def _ask(interpreter, *names):
     """What the client says to each of the names."""
     if interpreter == "micropython":
-        command = [str(micropython()), "-X", "heapsize=128k"]
+        command = [str(micropython()), "-X", "heapsize=192k"]
         env = dict(os.environ, MICROPYPATH=micropython_path())
     else:
         command = [sys.executable]

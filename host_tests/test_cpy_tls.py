@@ -37,7 +37,7 @@ def _attempt(interpreter, certificates, port, now_s=None, insecure=False,
     if micropython() is None:
         pytest.fail("MicroPython is missing; run 'make setup'")
     done = subprocess.run(
-        [str(micropython()), "-X", "heapsize=128k", str(_TESTS / "fakes" / "tls_device.py"),
+        [str(micropython()), "-X", "heapsize=192k", str(_TESTS / "fakes" / "tls_device.py"),
          host, str(port), str(ca), str(now_s), "1" if insecure else "0"],
         env=dict(os.environ, MICROPYPATH=micropython_path(_TESTS)), capture_output=True,
         text=True, timeout=60)

@@ -76,7 +76,7 @@ def start_micropython(*words):
     if micropython() is None:
         pytest.fail("MicroPython is missing; run 'make setup'")
     return subprocess.Popen(
-        [str(micropython()), "-X", "heapsize=128k", str(_TESTS / "fakes" / "uplink_device.py"),
+        [str(micropython()), "-X", "heapsize=192k", str(_TESTS / "fakes" / "uplink_device.py"),
          *map(str, words)],
         env=dict(os.environ, MICROPYPATH=micropython_path(_TESTS)), stdout=subprocess.PIPE,
         text=True)
