@@ -143,6 +143,11 @@ class SessionKeeper(OpenSession):
         if late_ms > _PROMPT_MS:
             fields["late_ms"] = late_ms
         await self.event(rules.OPEN, at_ms, fields)
+        user = self._user
+        if user:  # it came while the begin record was signed
+            await self.event("user", self.clock.mono_ms(), {"user": user})
+            self.session.user = user
+            self._user = None
 
     async def _begin(self, at_ms, mwh, letter, read_ms):
         await self.tell_meter_events()
@@ -152,20 +157,24 @@ class SessionKeeper(OpenSession):
         session.meter = self.meter_code()
         session.begin_mwh = session.last_mwh = begin_mwh
         # A session that follows a power failure at once must not begin before that one's end.
-        session.begin_unix_ms = max(self.clock.unix_ms_at(read_ms if late else at_ms),
-                                    self.ended_unix_ms)
+        begin_unix_ms = self.clock.unix_ms_at(read_ms if late else at_ms)
+        session.begin_unix_ms = max(begin_unix_ms, self.ended_unix_ms)
         session.begin_quality = self.clock.quality
         reading = (session.begin_unix_ms, session.begin_quality, "B", begin_mwh, "", letter)
-        user = self._user if self.clock.mono_ms() <= self._user_until_ms else None
+        ordered = self._user
+        user = ordered if self.clock.mono_ms() <= self._user_until_ms else None
         session.begin_seq, session.page, self.sid = await self.ledger.begin(
             reading, self.device_id, self.out_mwh(begin_mwh), user)
         session.user = user
-        self._user = None
+        if self._user is ordered:  # else another one came while the record was signed
+            self._user = None
         self.session = session
         self.progress = Progress(at_ms)
         if self.tariff:
             self.split = self.splits.Split(self.tariff, session.begin_unix_ms,
                                            session.begin_quality, begin_mwh)
+            if session.begin_unix_ms != begin_unix_ms:
+                self.split.doubt("clock behind the record before")
         self.started_ms = at_ms
         self._steps = self.clock.steps
         self.refused = ""
@@ -197,9 +206,7 @@ class SessionKeeper(OpenSession):
         end_mwh, letter, read_ms = await self.final_reading()
         late = read_ms - at_ms > _PROMPT_MS
         end_unix_ms = self.clock.unix_ms_at(read_ms if late else at_ms)
-        self.session.duration_s += max(0, at_ms - self.started_ms) // 1000
-        self.started_ms = at_ms
-        self.follow()
+        self.end_at(at_ms)
         if tx == "E" and self.session.stop:
             tx = self.session.stop
         await self.complete(end_unix_ms, end_mwh, letter, tx, at_ms, read_ms - at_ms)
@@ -250,4 +257,8 @@ class SessionKeeper(OpenSession):
         self.session = self.split = self.progress = None
         self.sid = ""
         self.board.rtc_memory(b"")
-        await self.ledger.save("session", b"")
+        await self.save_end()
+
+    async def save_end(self):
+        """No session is open; the next one must not begin before the last one's end."""
+        await self.ledger.save("session", self.ended_unix_ms.to_bytes(8, "little"))

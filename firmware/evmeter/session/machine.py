@@ -45,6 +45,8 @@ class SessionMachine:
         self._suspended_ms = None
         self._fault_ms = None
         self._plugged_ms = None  # since when there is a car, in whatever state
+        self._pwm = None
+        self._pwm_ms = self._step_ms = 0
         self._bins = [0] * _BINS
         self._reset_power()
 
@@ -82,6 +84,12 @@ class SessionMachine:
         happened = []
         if state is None:
             return happened
+        if pwm != self._pwm:
+            # Two equal windows made the change: the one before this showed it first.
+            self._pwm_ms = since_ms if self._pwm is None else self._step_ms
+            self._pwm = pwm
+        self._step_ms = mono_ms
+        begun_ms = max(since_ms, self._pwm_ms)
         held_ms = mono_ms - since_ms
         plugged = pilot.B <= state <= pilot.D
         opens = self._opens(plugged, since_ms, mono_ms)
@@ -116,19 +124,20 @@ class SessionMachine:
             if mono_ms - self._fault_ms < _FAULT_MS:
                 return happened
             phase = FAULT
-        self._enter(phase, since_ms, mono_ms, happened)
+            begun_ms = self._fault_ms
+        self._enter(phase, begun_ms, mono_ms, happened)
         if (self.phase == SUSPENDED_EV and self.finished_ms is None
                 and mono_ms - self._suspended_ms >= self._finished_after_ms):
             self._finish(self._suspended_ms, happened)
         return happened
 
-    def _enter(self, phase, since_ms, mono_ms, happened):
+    def _enter(self, phase, begun_ms, mono_ms, happened):
         if phase == self.phase:
             self._next_phase = None
             return
         if phase != self._next_phase:
             self._next_phase = phase
-            self._next_phase_ms = max(since_ms, mono_ms - _PHASE_MS)
+            self._next_phase_ms = begun_ms
         if mono_ms - self._next_phase_ms < _PHASE_MS:
             return
         self.phase = phase

@@ -7,6 +7,7 @@ from micropython import const
 from evmeter.ledger.ocmf import quantise
 from evmeter.session import machine as rules
 from evmeter.session import pilot
+from evmeter.session.session import METER_KEY
 
 _MOST_QUEUED = const(64)
 _USER_MS = const(300000)
@@ -36,12 +37,13 @@ class OpenSession:
         self.session = self.progress = self.split = None
         self.sid = ""
         self.duty_permille = None
-        self.started_ms = 0
+        self.started_ms = None  # up to where the session's duration is counted
         self.on_change = None
         self._checkpoint_ms = config["session"]["checkpoint_s"] * 1000
         self._saved_ms = 0
         self._told = []  # what progress says, until it is durable
         self._meter_events = []
+        self._jumped_ms = 0
         self._user = None  # identified before the session began, and until when that counts
         self._user_until_ms = 0
 
@@ -52,17 +54,27 @@ class OpenSession:
     def register_mwh(self):
         """The newest believed import register, rounded to the meter's step, or None."""
         latest = self.meter.latest
-        return quantise(latest.import_mwh, self.step_mwh) if latest else None
+        if latest is None or latest.mono_ms < self._jumped_ms:
+            return None  # an edge reading found the jump, the poll has not come round since
+        return quantise(latest.import_mwh, self.step_mwh)
 
     def meter_code(self):
         return binascii.crc32(self.meter.serial.encode()) & 0xFFFFFFFF
 
+    def save_meter(self):
+        """Remember over a reboot whose register is accounted for."""
+        # the second store holds signed 32-bit numbers
+        self.board.nvs.set_i32(METER_KEY, self.meter_code() & 0x7FFFFFFF)
+        self.board.nvs.commit()
+
     def energy_mwh(self):
         """Energy of the open session so far."""
-        register_mwh = self.register_mwh()
-        if not self.session or register_mwh is None:
+        session, register_mwh = self.session, self.register_mwh()
+        if not session:
             return 0
-        return max(0, register_mwh - self.session.begin_mwh - self.session.jump_mwh)
+        if register_mwh is None:
+            register_mwh = session.last_mwh
+        return max(0, register_mwh - session.begin_mwh - session.jump_mwh)
 
     def missing_mwh(self):
         """Energy to the target that was ordered, None where there is none."""
@@ -119,6 +131,8 @@ class OpenSession:
         fields["jump_mwh"] = jump_mwh
         if self.session:
             self._spoil(fields["cause"], jump_mwh)
+        if jump_mwh:
+            self._jumped_ms = self.clock.mono_ms()
         self._meter_events.append((name, self.clock.mono_ms(), fields))
         return jump_mwh
 
@@ -143,6 +157,8 @@ class OpenSession:
             fields["e_mwh"] = self.energy_mwh()
             await self.ledger.log(name, self.sid, at_ms, fields, mark_mwh)
             self._meter_events.pop(0)
+            if "serial" in fields:
+                self.save_meter()
 
     def untold(self):
         return self._meter_events or self._told or (self.split and self.split.unwritten)
@@ -166,10 +182,19 @@ class OpenSession:
         register_mwh = self.register_mwh()
         if register_mwh is not None and register_mwh > session.last_mwh:
             session.last_mwh = register_mwh
+        if self.started_ms is None:
+            return
         session.last_unix_ms, session.last_quality = self.clock.now()
-        now_ms = self.clock.mono_ms()
-        session.duration_s += (now_ms - self.started_ms) // 1000
-        self.started_ms += (now_ms - self.started_ms) // 1000 * 1000
+        passed_s = (self.clock.mono_ms() - self.started_ms) // 1000
+        session.duration_s += passed_s
+        self.started_ms += passed_s * 1000
+
+    def end_at(self, at_ms):
+        """The session's duration ends there, however long its record still takes."""
+        self.follow()
+        if self.started_ms is not None:
+            self.session.duration_s += (at_ms - self.started_ms) // 1000
+            self.started_ms = None
 
     async def checkpoint(self):
         self._update()
@@ -184,14 +209,17 @@ class OpenSession:
         from evmeter.session import orders
 
         fields = orders.check(name, given)
-        if not self.session:
+        session = self.session
+        if not session:
             if name != "user":
                 raise ValueError("%s: no session is open" % name)
             self._user = fields["user"]
             self._user_until_ms = self.clock.mono_ms() + _USER_MS
             return
         await self.event(name, self.clock.mono_ms(), fields)
-        orders.apply(self.session, name, fields)
+        if self.session is not session or not self.journal.open_seq:
+            raise ValueError("%s: the session has ended" % name)
+        orders.apply(session, name, fields)
         if name == "stop" and self.permit:
             self.permit(False)
         self.changed()

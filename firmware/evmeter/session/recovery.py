@@ -13,12 +13,12 @@ from evmeter.ledger.journal import JournalError
 from evmeter.ledger.ledger import newest_unix_ms, read_message
 from evmeter.session import pilot
 from evmeter.session.progress import Progress
-from evmeter.session.session import Session, unpack
+from evmeter.session.session import METER_KEY, Session, unpack
 
-_METER_KEY = "meter"
 _LONGEST_OFF_MS = const(180000)
 _CLOCK_SLACK_MS = const(2000)  # two clock readings may differ by so much
 _OFF_PM_S = const(3)  # likewise, and the checkpoint holds whole seconds
+_END_BYTES = const(8)  # of a checkpoint without a session: Unix ms
 NO_POWER_LOSS = ("watchdog", "software")
 
 
@@ -51,27 +51,30 @@ def refusal(session, state, register_mwh, same_meter, reset_cause, off_ms):
 
 async def settle(keeper):
     """Write down the boot, and go on with the session that was open or close it."""
-    while keeper.meter.latest is None or keeper.filter.state is None:
+    while keeper.register_mwh() is None or keeper.filter.state is None:
         await keeper.pause(100)
     now_ms = keeper.clock.mono_ms()
     register_mwh = keeper.register_mwh()
     if not keeper.journal.ready:
         return
-    keeper.ended_unix_ms = newest_unix_ms(keeper.journal) - 1000
+    keeper.ended_unix_ms = max(0, newest_unix_ms(keeper.journal) - 1000)
+    session = stored_session(keeper)
+    if session:
+        keeper.sid = "%s-%06d" % (keeper.device_id, session.page)
     # First, for the stored session learns of a jump by the journal's mark.
     await keeper.tell_meter_events()
     keeper.session = session = stored_session(keeper)
     if session:
-        keeper.sid = "%s-%06d" % (keeper.device_id, session.page)
         keeper.clock.raise_floor(session.last_unix_ms)
-    code = keeper.meter_code() & 0x7FFFFFFF  # the second store holds signed 32-bit numbers
+    elif not keeper.journal.open_seq:
+        await _restore_end(keeper)
+    code = keeper.meter_code() & 0x7FFFFFFF
     known = _known_meter(keeper)
     if known not in (code, None):
         _exchanged(keeper, session, register_mwh)
     await keeper.tell_meter_events()
     if known != code:
-        keeper.board.nvs.set_i32(_METER_KEY, code)
-        keeper.board.nvs.commit()
+        keeper.save_meter()
     fields = {"now_mwh": register_mwh, "cause": keeper.board.reset_cause,
               "faults": keeper.journal.faults}
     if session:  # what flowed since its begin is the session's own
@@ -83,10 +86,19 @@ async def settle(keeper):
         await _go_on_or_close(keeper, session, register_mwh, now_ms)
 
 
+async def _restore_end(keeper):
+    """When the last session ended: a clock that was set back must not hide it."""
+    body = keeper.journal.load_small("session")
+    if body and len(body) == _END_BYTES:
+        keeper.ended_unix_ms = max(keeper.ended_unix_ms, int.from_bytes(body, "little"))
+    else:
+        await keeper.save_end()
+
+
 def _known_meter(keeper):
     """The code of the meter of before the reboot, or None."""
     try:
-        return keeper.board.nvs.get_i32(_METER_KEY)
+        return keeper.board.nvs.get_i32(METER_KEY)
     except OSError:
         return None
 
@@ -148,12 +160,13 @@ async def _replay(keeper, session):
     if keeper.tariff:
         split = keeper.splits.Split(keeper.tariff, session.begin_unix_ms, session.begin_quality,
                                     session.begin_mwh)
+    gap_mwh = 0
     for seq in range(session.begin_seq, keeper.journal.next_seq):
         try:
             message = read_message(keeper.journal, seq)
         except (JournalError, ValueError):
             if split:
-                split.skip(0, "event not readable")
+                split.forget("event not readable")
             continue
         if message.get("sid") == keeper.sid:
             if message.get("kind") == "tariff":
@@ -163,9 +176,14 @@ async def _replay(keeper, session):
 
                 orders.apply(session, message.get("ev"), message)
             elif split and "ev" in message:
-                split.replay(message)
+                gap_mwh += message.get("gap_mwh", 0)
+                if gap_mwh <= session.gap_mwh:
+                    split.replay(message)
+                else:  # a resumption that died before its checkpoint: this boot's gap holds it
+                    gap_mwh -= message.get("gap_mwh", 0)
         await asyncio.sleep_ms(0)  # reading takes time, and the pilot must not wait
     if split:
+        split.skip(session.gap_mwh - gap_mwh)  # a closing that died after a checkpoint
         split.known(session.last_unix_ms, session.last_quality, session.last_mwh)
     keeper.split = split
 
@@ -193,8 +211,10 @@ async def _go_on_or_close(keeper, session, register_mwh, now_ms):
             "gap_mwh": gap_mwh, "off_ms": -1 if off_ms is None else off_ms})
         await keeper.checkpoint()
         return
+    jumped_mwh = session.jump_mwh
     end_mwh, letter, read_ms = await keeper.final_reading()
-    more_mwh = max(0, end_mwh - register_mwh)
+    keeper.end_at(read_ms)
+    more_mwh = max(0, end_mwh - register_mwh - (session.jump_mwh - jumped_mwh))
     session.gap_mwh += more_mwh
     if keeper.split:
         keeper.split.skip(more_mwh)

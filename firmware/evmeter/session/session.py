@@ -4,6 +4,7 @@ import struct
 
 from micropython import const
 
+METER_KEY = "meter"  # in the second store: whose register is accounted for
 _VERSION = const(2)
 _FORMAT = "<BBIIqqBqqBqIhIq"
 _BEGIN_QUALITY = const(26)

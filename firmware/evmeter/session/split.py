@@ -36,20 +36,22 @@ class Split:
         self._energies_mwh = [0] * len(tariff)
         self._base_mwh = self._last_mwh = register_mwh
         self._quality = quality
+        self._newest_ms = unix_ms
         self._offset_ms = None
         self._check_quality(quality)
         if quality != "U":
             self._look(unix_ms)
 
-    def _doubt(self, why):
-        """The first reason stays; a flat tariff has nothing to split."""
+    def doubt(self, why):
+        """The split cannot be billed. The first reason stays; a flat tariff has nothing to
+        split."""
         if self.why or self._tariff.flat:
             return False
         self.why = why
         return True
 
     def _check_quality(self, quality):
-        return quality not in _GOOD and self._doubt("clock quality " + quality)
+        return quality not in _GOOD and self.doubt("clock quality " + quality)
 
     def _look(self, unix_ms):
         unix_s = unix_ms // 1000
@@ -59,7 +61,7 @@ class Split:
 
     def _check_late(self, unix_ms, register_mwh):
         return (self.next_s and unix_ms - self.next_s * 1000 > _LATE_MS
-                and register_mwh != self._last_mwh and self._doubt("change not read in time"))
+                and register_mwh != self._last_mwh and self.doubt("change not read in time"))
 
     def _stepped(self, offset_ms):
         """Whether the clock was set since the reading before; over a reboot that is not known."""
@@ -83,7 +85,7 @@ class Split:
         if quality == "U":
             return  # which window it is cannot be told; later readings judge what was missed
         stepped = self._stepped(unix_ms - mono_ms)
-        doubt = stepped and self._quality in _GOOD and self._doubt("clock set")
+        doubt = stepped and self._quality in _GOOD and self.doubt("clock set")
         if stepped or unix_ms >= self.next_s * 1000:
             doubt = self._check_late(unix_ms, register_mwh) or doubt
             window = self._tariff.window_at(unix_ms // 1000)
@@ -106,7 +108,8 @@ class Split:
     def _change(self, unix_ms, quality, register_mwh, window):
         before = self.window
         if before is not None:
-            self._energies_mwh[before] += register_mwh - self._base_mwh
+            if self._energies_mwh:
+                self._energies_mwh[before] += register_mwh - self._base_mwh
             self._base_mwh = register_mwh
         self._last_mwh = register_mwh
         self._quality = quality
@@ -116,11 +119,11 @@ class Split:
             self.readings.pop()
             before = self._before.pop()
         if len(self.readings) >= _MOST_READINGS:
-            self._doubt("too many changes")
+            self.doubt("too many changes")
         elif before != window:
-            if self.readings:  # a clock that was set back does not turn time back in a record
-                unix_ms = max(unix_ms, self.readings[-1][0])
-            self.readings.append((unix_ms, quality, "T", register_mwh, "", "G"))
+            # a clock that was set back does not turn time back in a record
+            self._newest_ms = max(self._newest_ms, unix_ms)
+            self.readings.append((self._newest_ms, quality, "T", register_mwh, "", "G"))
             self._before.append(before)
 
     def skip(self, energy_mwh, why=""):
@@ -128,7 +131,12 @@ class Split:
         self._base_mwh += energy_mwh
         if why:
             self._last_mwh += energy_mwh
-            self._doubt(why)
+            self.doubt(why)
+
+    def forget(self, why):
+        """What was split before cannot be known any more."""
+        self._energies_mwh = None
+        self.doubt(why)
 
     # -- after a reboot: replay each event of the session in order, then known --
 
@@ -136,9 +144,9 @@ class Split:
         """Take an event of the session from the journal, as a dict."""
         same = message.get("tc", self._tariff.code) == self._tariff.code
         if not same:
-            self._doubt("tariff changed")
+            self.doubt("tariff changed")
         if message.get("why") and "tc" in message:
-            self._doubt(message["why"])
+            self.doubt(message["why"])
         if "t_ms" in message:
             self._change(message["t_ms"], message["t_q"], message["t_mwh"],
                          message["win"] if same else None)
@@ -155,8 +163,8 @@ class Split:
     # -- what it comes to --
 
     def energies_mwh(self, register_mwh):
-        """Energy in each window up to a register, or None where no window is known."""
-        if self.window is None:
+        """Energy in each window up to a register, or None where that is not known."""
+        if self.window is None or not self._energies_mwh:
             return None
         found = list(self._energies_mwh)
         found[self.window] += register_mwh - self._base_mwh
@@ -182,7 +190,7 @@ class Split:
         self._check_quality(quality)
         self._check_late(unix_ms, register_mwh)
         if self._stepped(unix_ms - mono_ms) and self._quality in _GOOD:
-            self._doubt("clock set")
+            self.doubt("clock set")
         fields = {"cur": self._tariff.currency, "cost": self.cost(register_mwh),
                   "split": 0 if self.why else 1, "why": self.why, "by": {}}
         found = self.energies_mwh(register_mwh) or ()
