@@ -82,6 +82,18 @@ def _session_pilot(trials, short, progress):
     return pilot.run(trials, progress=progress, control_windows=5000 if short else 12000)
 
 
+def _session_sequences(trials, short, progress):
+    from evmeter_tools.faults import session
+
+    return session.sequences(trials, progress=progress)
+
+
+def _session_years(trials, short, progress):
+    from evmeter_tools.faults import session
+
+    return session.years(trials, progress=progress)
+
+
 def _signatures(trials, short, progress):
     from evmeter_tools.faults import signatures
 
@@ -121,6 +133,8 @@ CAMPAIGNS = {
     "memory-journal": Campaign(_in_micropython("heap", False), 1400, 180),
     "memory-journal-ring": Campaign(_in_micropython("heap", True), 1000, 130),
     "session-pilot": Campaign(_session_pilot, 100000, 4000),
+    "session-sequences": Campaign(_session_sequences, 2500, 60),
+    "session-years": Campaign(_session_years, 36500, 500),
     "hostile-signatures": Campaign(_signatures, 1000, 20),
     "clock": Campaign(_clock, 100000, 3000),
     "network-link": Campaign(_network, 20000, 400),

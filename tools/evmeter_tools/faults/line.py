@@ -56,7 +56,7 @@ class Time:
                 continue
             self._order += 1
             # like asyncio's: wakes on a tick, never early
-            heapq.heappush(self._tasks, ((self.now_us // 1000 + ms) * 1000, self._order,
+            heapq.heappush(self._tasks, ((self.now_us // 1000 + (ms or 0)) * 1000, self._order,
                                          coroutine))
         self.now_us = max(self.now_us, until_us)
 
