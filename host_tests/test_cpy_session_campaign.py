@@ -51,6 +51,19 @@ _HISTORIES = {
         ("cut", {"operations": 0, "ms": 500, "pilot": None, "off_ms": 500, "power_w": 0,
                  "quality": "U"}),
         ("charge", {"pilot": _C, "power_w": 1400, "ms": 70000})),
+    "an order while older ones are taken from the journal": (
+        ("plug", {"pilot": _B, "ms": 20000}),
+        ("order", {"name": "user", "value": 1, "ms": 500}),
+        ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 0, "quality": "I"}),
+        ("plug", {"pilot": _B, "ms": 250}),
+        ("order", {"name": "user", "value": 1, "ms": 500})),
+    "an edge dated back to before the session was resumed": (
+        ("cut", {"operations": 0, "ms": 500, "pilot": _C, "off_ms": 500, "power_w": 0,
+                 "quality": "I"}),
+        ("wait", {"ms": 900}),
+        ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 0, "quality": "I"}),
+        ("fill", {"left_percent": 24}),
+        ("unplug", {"ms": 900, "power_w": 0})),
     "a resumption that dies before its checkpoint": (
         ("cut", {"operations": 1, "ms": 3000, "pilot": _C, "off_ms": 500, "power_w": 7200,
                  "quality": "I"}),

@@ -31,7 +31,6 @@ class SessionKeeper(OpenSession):
         self.ended_unix_ms = 0
         self._steps = 0  # of the clock, at the session's begin or the boot
         self.refused = ""
-        self.booted = False
         self.pause = asyncio.sleep_ms  # a test lets its own time pass
 
     # -- the pilot side: called every window, never waits --

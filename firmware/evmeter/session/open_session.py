@@ -39,6 +39,7 @@ class OpenSession:
         self.duty_permille = None
         self.started_ms = None  # up to where the session's duration is counted
         self.on_change = None
+        self.booted = False  # whether it is settled what was open before
         self._checkpoint_ms = config["session"]["checkpoint_s"] * 1000
         self._saved_ms = 0
         self._told = []  # what progress says, until it is durable
@@ -193,7 +194,9 @@ class OpenSession:
         """The session's duration ends there, however long its record still takes."""
         self.follow()
         if self.started_ms is not None:
-            self.session.duration_s += (at_ms - self.started_ms) // 1000
+            # the edge is dated back, even to before the session was resumed
+            more_s = (at_ms - self.started_ms) // 1000
+            self.session.duration_s = max(0, self.session.duration_s + more_s)
             self.started_ms = None
 
     async def checkpoint(self):
@@ -210,6 +213,8 @@ class OpenSession:
 
         fields = orders.check(name, given)
         session = self.session
+        if not self.booted:  # older orders may still be taken from the journal
+            raise ValueError("%s: the device is starting" % name)
         if not session:
             if name != "user":
                 raise ValueError("%s: no session is open" % name)

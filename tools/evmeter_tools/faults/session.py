@@ -371,7 +371,7 @@ def _play(result, trials, parts=None, steps=_STEPS, shrink=True, progress=None):
     Played.result = result
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
     how = settings(max_examples=trials, stateful_step_count=steps, deadline=None, database=None,
-                   derandomize=True, phases=phases, verbosity=Verbosity.quiet,
+                   derandomize=True, phases=phases, verbosity=Verbosity.normal,
                    suppress_health_check=list(HealthCheck), print_blob=False,
                    report_multiple_bugs=False)
     try:
