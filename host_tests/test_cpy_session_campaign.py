@@ -64,6 +64,14 @@ _HISTORIES = {
         ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 0, "quality": "I"}),
         ("fill", {"left_percent": 24}),
         ("unplug", {"ms": 900, "power_w": 0})),
+    "a closing that dies with its gap in the checkpoint": (
+        ("wait", {"ms": 150}),
+        ("charge", {"pilot": _C, "power_w": 1400, "ms": 100}), ("wait", {"ms": 850}),
+        ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 1400, "quality": "U"}),
+        ("cut", {"operations": 5, "ms": 500, "pilot": None, "off_ms": 500, "power_w": 0,
+                 "quality": "I"}),
+        ("charge", {"pilot": _C, "power_w": 7200, "ms": 400}),
+        ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 0, "quality": "I"})),
     "a resumption that dies before its checkpoint": (
         ("cut", {"operations": 1, "ms": 3000, "pilot": _C, "off_ms": 500, "power_w": 7200,
                  "quality": "I"}),

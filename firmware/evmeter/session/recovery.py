@@ -202,6 +202,7 @@ async def _go_on_or_close(keeper, session, register_mwh, now_ms):
     keeper.progress = Progress(now_ms, session.duration_s)
     gap_mwh = max(0, register_mwh - session.last_mwh)
     session.gap_mwh += gap_mwh
+    session.last_mwh += gap_mwh  # both at once: a checkpoint may be made from here on
     if keeper.split:
         keeper.split.skip(gap_mwh)
     keeper.started_ms = now_ms
@@ -216,6 +217,7 @@ async def _go_on_or_close(keeper, session, register_mwh, now_ms):
     keeper.end_at(read_ms)
     more_mwh = max(0, end_mwh - register_mwh - (session.jump_mwh - jumped_mwh))
     session.gap_mwh += more_mwh
+    session.last_mwh = max(session.last_mwh, end_mwh)
     if keeper.split:
         keeper.split.skip(more_mwh)
     await keeper.event("power_fail", now_ms, {"why": why})
