@@ -64,14 +64,6 @@ _HISTORIES = {
         ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 0, "quality": "I"}),
         ("fill", {"left_percent": 24}),
         ("unplug", {"ms": 900, "power_w": 0})),
-    "a closing that dies with its gap in the checkpoint": (
-        ("wait", {"ms": 150}),
-        ("charge", {"pilot": _C, "power_w": 1400, "ms": 100}), ("wait", {"ms": 850}),
-        ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 1400, "quality": "U"}),
-        ("cut", {"operations": 5, "ms": 500, "pilot": None, "off_ms": 500, "power_w": 0,
-                 "quality": "I"}),
-        ("charge", {"pilot": _C, "power_w": 7200, "ms": 400}),
-        ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 0, "quality": "I"})),
     "a resumption that dies before its checkpoint": (
         ("cut", {"operations": 1, "ms": 3000, "pilot": _C, "off_ms": 500, "power_w": 7200,
                  "quality": "I"}),
@@ -90,6 +82,13 @@ for _step in range(20):
         ("plug", {"pilot": _B, "ms": 20000}),
         ("cut", {"operations": 0, "ms": 500, "pilot": None, "off_ms": 500, "power_w": 0,
                  "quality": "I"}))
+    _HISTORIES["a closing that dies with its gap in the checkpoint, %d ms" % (50 * _step)] = (
+        ("charge", {"pilot": _C, "power_w": 1400, "ms": 950 + 50 * _step}),
+        ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 1400, "quality": "U"}),
+        ("cut", {"operations": 5, "ms": 500, "pilot": None, "off_ms": 500, "power_w": 0,
+                 "quality": "I"}),
+        ("charge", {"pilot": _C, "power_w": 7200, "ms": 400}),
+        ("reset", {"cause": "watchdog", "off_ms": 300, "power_w": 0, "quality": "I"}))
 for _step in range(12):
     _HISTORIES["a user while the begin record is signed, after %d ms" % (50 * _step)] = (
         ("plug", {"pilot": _B, "ms": 400}), ("wait", {"ms": 50 * _step or 50}),

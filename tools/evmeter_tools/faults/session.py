@@ -195,7 +195,7 @@ class Sequence(RuleBasedStateMachine):
             meter.fault = fault
             meter.begin_epoch(register_mwh + len(meter.epochs) % 40 * 10_000_000_000,
                               "2200%04d" % len(meter.epochs))
-        elif meter.register_mwh() > register_mwh + 1_000_000:
+        elif meter.told_mwh > register_mwh + 1_000_000:  # less could not be noticed
             meter.begin_epoch(register_mwh)
         self._go_on(ms)
 
@@ -216,11 +216,10 @@ class Sequence(RuleBasedStateMachine):
             if name != "user" or error or user in self.truth.told:
                 return
             # the begin record of the one before may be in the making; then this one follows it
-            before = set()
-            if self.world.device.ledger._lock.taken:
-                before = self.truth.pending
-                self.truth.owed = user
+            signing = self.world.device.ledger._lock.taken
+            before = self.truth.pending if signing else set()
             self.truth.pending = before | {user}
+            self.truth.owed = user if signing else None
             self._user_until_ms = self.world.true_ms() + _USER_MS
 
         self.world.order(name, given, done)

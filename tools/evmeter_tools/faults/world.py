@@ -238,6 +238,7 @@ class Meter:
         self.serial = "21034567"
         self.epochs = [(register_mwh, self.serial)]
         self.served = {}
+        self.told_mwh = 0  # the newest that was true
         self._count = 0
         self.known = bool  # whether the device has believed a register in this life
 
@@ -297,6 +298,7 @@ class Meter:
             else:
                 reading.voltages_mv[0] = -1
         else:
+            self.told_mwh = mwh
             epochs = self.served.pop(mwh, None) or set()
             epochs.add(len(self.epochs) - 1)
             self.served[mwh] = epochs  # the newest last
@@ -376,6 +378,7 @@ class Device:
         self.poll.on_event = self._on_event
         self.died = []  # of what the tasks died
         self._cursor_ms = 0
+        self._epochs = 0  # of the meter, at the newest believed reading
         time.spawn(self._keep(self.poll.run))
         time.spawn(self._keep(self.keeper.run))
         time.spawn(self._keep(self._write_intervals))
@@ -385,6 +388,7 @@ class Device:
 
     def _on_reading(self, reading):
         clock = self.clock
+        self._epochs = len(self.world.meter.epochs)
         self.keeper.reading(reading)
         self.intervals.reading(
             quantise(reading.import_mwh, STEP_MWH), reading.power_mw, reading.mono_ms,
@@ -392,8 +396,7 @@ class Device:
 
     def _on_event(self, name, fields):
         meter = self.world.meter
-        if (fields["old_mwh"] != fields["new_mwh"]
-                and len(meter.epochs) - 1 in meter.served.get(fields["old_mwh"], ())):
+        if fields["old_mwh"] != fields["new_mwh"] and self._epochs == len(meter.epochs):
             self.world.wrong.append("a jump inside of one register: %s" % fields)
         self.intervals.rebase(self.keeper.meter_event(name, fields))
 
