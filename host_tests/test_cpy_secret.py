@@ -88,7 +88,8 @@ def _evmeter(out, *arguments):
     done = subprocess.run([sys.executable, "-m", "evmeter_tools.cli", *arguments],
                           capture_output=True, check=False, timeout=60,
                           env={"PYTHONPATH": str(BUILD.parent / "tools"), "PATH": "/usr/bin:/bin"})
-    assert done.returncode == 0, done.stdout + done.stderr
+    # 1: the cut at the end of the run may fall into an append, which the journal's tools tell
+    assert done.returncode in (0, 1), done.stdout + done.stderr
     out.append(done.stdout + done.stderr)
 
 
