@@ -16,6 +16,8 @@ from evmeter_tools.backend.store import Store
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.bench.view import View
 from evmeter_tools.host_device import HostDevice, micropython
+from evmeter_tools.journal.image import open_image
+from evmeter_tools.journal.scan import scan
 from evmeter_tools.verify.check import check_record
 from verifiers import mutations, node, pyocmf_accepts
 
@@ -92,6 +94,9 @@ def test_a_session_broken_by_a_power_cut_goes_on_with_its_gap_declared(tmp_path,
     assert report.sessions[0].end.tx == "E"
     assert 0 < sums.gap_mwh < sums.sessions_mwh
     _all_verifiers_agree(bench.spki, [record.text for record in report.records])
+    left = scan(open_image(bench.device.folder / "flash.img"))
+    assert left.ok, left.faults
+    assert left.ended_unix_ms and not left.session
 
 
 def _all_verifiers_agree(key, records):

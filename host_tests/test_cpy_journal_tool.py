@@ -16,7 +16,7 @@ from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal
 from evmeter.ledger.ledger import Ledger
 from evmeter.ledger.segments import SegmentStore
-from evmeter.session.session import Session
+from evmeter.session.session import Session, pack_end
 from evmeter_tools.cli import app
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.power_cut import _NoCrc
@@ -290,6 +290,18 @@ def test_small_files_that_are_damaged_or_missing_are_named(tmp_path):
     report = _scan(tmp_path, device.flash.image)
     assert [fault.file for fault in report.faults] == ["/session"]
     assert report.cursor is None
+
+
+@pytest.mark.parametrize(("body", "page", "ended_unix_ms"), [
+    (b"", None, None), (Session().pack(), 0, None), (pack_end(1764000000123), None, 1764000000123),
+])
+def test_what_the_firmware_leaves_as_a_checkpoint_is_sound(tmp_path, body, page, ended_unix_ms):
+    device = _Device()
+    device.journal.save_small("session", body)
+    report = _scan(tmp_path, device.flash.image)
+    assert report.ok, _texts(report)
+    assert (report.session and report.session.page) == page
+    assert report.ended_unix_ms == ended_unix_ms
 
 
 def _blank(data):

@@ -9,7 +9,7 @@ from evmeter.monitoring import alarms as codes
 from evmeter.session import machine as rules
 from evmeter.session.open_session import OpenSession
 from evmeter.session.progress import Progress
-from evmeter.session.session import Session
+from evmeter.session.session import Session, pack_end
 from evmeter.system.forget import forget
 
 _RETRY_MS = const(10000)
@@ -260,4 +260,4 @@ class SessionKeeper(OpenSession):
 
     async def save_end(self):
         """No session is open; the next one must not begin before the last one's end."""
-        await self.ledger.save("session", self.ended_unix_ms.to_bytes(8, "little"))
+        await self.ledger.save("session", pack_end(self.ended_unix_ms))

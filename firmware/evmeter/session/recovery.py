@@ -13,12 +13,11 @@ from evmeter.ledger.journal import JournalError
 from evmeter.ledger.ledger import newest_unix_ms, read_message
 from evmeter.session import pilot
 from evmeter.session.progress import Progress
-from evmeter.session.session import METER_KEY, Session, unpack
+from evmeter.session.session import METER_KEY, Session, unpack, unpack_end
 
 _LONGEST_OFF_MS = const(180000)
 _CLOCK_SLACK_MS = const(2000)  # two clock readings may differ by so much
 _OFF_PM_S = const(3)  # likewise, and the checkpoint holds whole seconds
-_END_BYTES = const(8)  # of a checkpoint without a session: Unix ms
 NO_POWER_LOSS = ("watchdog", "software")
 
 
@@ -88,11 +87,11 @@ async def settle(keeper):
 
 async def _restore_end(keeper):
     """When the last session ended: a clock that was set back must not hide it."""
-    body = keeper.journal.load_small("session")
-    if body and len(body) == _END_BYTES:
-        keeper.ended_unix_ms = max(keeper.ended_unix_ms, int.from_bytes(body, "little"))
-    else:
+    ended_unix_ms = unpack_end(keeper.journal.load_small("session"))
+    if ended_unix_ms is None:
         await keeper.save_end()
+    else:
+        keeper.ended_unix_ms = max(keeper.ended_unix_ms, ended_unix_ms)
 
 
 def _known_meter(keeper):

@@ -9,6 +9,7 @@ _VERSION = const(2)
 _FORMAT = "<BBIIqqBqqBqIhIq"
 _BEGIN_QUALITY = const(26)
 _LAST_QUALITY = const(43)
+_END_BYTES = const(8)
 
 
 class Session:
@@ -67,3 +68,15 @@ def unpack(body):
     if flags & 2:
         session.spoiled = "meter exchanged" if flags & 4 else "register not continuous"
     return session
+
+
+def pack_end(unix_ms):
+    """The checkpoint while no session is open: when the last one ended, 8 bytes."""
+    return unix_ms.to_bytes(_END_BYTES, "little")
+
+
+def unpack_end(body):
+    """Unix ms of the last session's end in such a checkpoint, or None where it is none."""
+    if not body or len(body) != _END_BYTES:
+        return None
+    return int.from_bytes(body, "little")

@@ -16,7 +16,7 @@ from evmeter_tools.firmware import reach
 reach()
 
 from evmeter.ledger import journal as frames  # noqa: E402
-from evmeter.session.session import unpack  # noqa: E402
+from evmeter.session.session import unpack, unpack_end  # noqa: E402
 
 KINDS = {frames.REC: "rec", frames.EVT: "evt", frames.IVL: "ivl", frames.LOG: "log"}
 _MAGIC = struct.pack("<H", frames._MAGIC)
@@ -59,6 +59,7 @@ class Report:
 
     cursor    newest frame that the backend has confirmed, None where that is not stored
     session   the open session's checkpoint (session.Session), None where there is none
+    ended_unix_ms   when the last session ended, where the checkpoint tells of no open one
     salvaged  whether the entries come from a search of the raw flash, not from files
     """
 
@@ -68,6 +69,7 @@ class Report:
     notes: list = field(default_factory=list)
     cursor: int | None = None
     session: object = None
+    ended_unix_ms: int | None = None
     salvaged: bool = False
 
     @property
@@ -238,7 +240,8 @@ def _small_files(files, report):
     body = _small(files, "session", report)
     if body is not None:
         report.session = unpack(body)
-        if report.session is None:
+        report.ended_unix_ms = unpack_end(body)
+        if report.session is None and report.ended_unix_ms is None:
             report.faults.append(Fault("no checkpoint of a session that this version knows",
                                        "/session"))
 
