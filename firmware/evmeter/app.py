@@ -32,6 +32,8 @@ _HOUSEKEEPING_MS = const(1000)
 _METER_LOST_MS = const(10000)
 _CLOCK_LOST_MS = const(120000)
 _CURSOR_EVERY = const(10)  # seconds
+_SESSION_LIVES_MS = const(180000)  # it signs up to six records between two looks at its queue
+_MOST_CRASHES = const(4)  # that wait to be written
 _PILOT_KEY = "pilot_a"
 _PILOT_STEP_MV = const(60)
 _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
@@ -79,12 +81,16 @@ class App:
         self.monitor = Monitor(settings, self.clock, board, self.poll, self.keeper, self.journal,
                                self.signer, self.alarms, self.boots)
         self.monitor.time = self.time
+        self._crashes = []
+        self._traces = {}
         self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
         link = self._build_link(settings["mqtt"])
         self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
                              self.monitor, self.signer.key_id if self.signer else "", link)
         self.monitor.uplink = self.uplink
         self.keeper.on_change = self.uplink.status_changed
+        self.keeper.alive = self._session_alive
+        self.poll.alive = self._meter_alive
         self.poll.on_event = self._on_meter_event
         self.intervals = Intervals(self.journal.interval_mwh)
         self.poll.on_reading = self._on_reading
@@ -245,8 +251,18 @@ class App:
                 fields["LC"]["LN"] = loss["name"]
         return fields, poll.step_mwh, poll.serial_source
 
-    def _task_died(self, name, error):
+    def _task_died(self, name, error, trace):
         self.alarms.raise_(codes.TASK, codes.WARNING, "%s: %s" % (name, error))
+        # one that dies again and again the same way is told once
+        if self._traces.get(name) != trace and len(self._crashes) < _MOST_CRASHES:
+            self._traces[name] = trace
+            self._crashes.append((self.clock.mono_ms(), {"task": name, "trace": trace}))
+
+    def _meter_alive(self):
+        self.supervisor.check_in("meter")
+
+    def _session_alive(self):
+        self.supervisor.check_in("session", _SESSION_LIVES_MS)
 
     async def _watch_pilot(self):
         pilot, keeper = self.pilot, self.keeper
@@ -296,6 +312,12 @@ class App:
             await self.ledger.interval(intervals.closed)
             intervals.written()
 
+    async def _write_crashes(self):
+        while self._crashes and self.keeper.booted:
+            at_ms, fields = self._crashes[0]
+            await self.ledger.log("crash", self.keeper.sid, at_ms, fields)
+            self._crashes.pop(0)
+
     async def _keep_house(self):
         round_ = 0
         while True:
@@ -308,6 +330,7 @@ class App:
             self._watch_clock()
             if self.journal.ready:
                 await self._write_interval()
+                await self._write_crashes()
                 if self.clock.notes and self.keeper.booted:
                     await self.clock.write_notes(self.ledger, self.keeper.sid, self.boots,
                                                  self._first_seq)

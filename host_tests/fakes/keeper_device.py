@@ -49,7 +49,7 @@ class Device:
                         self._identity)
         self.keeper = keeper(_CONFIG, self.clock, self.meter, ledger, self.journal,
                              self.alarms, board)
-        self.keeper.pause = _no_time
+        self.keeper.sleep_ms = _no_time
         self._beside = []
         self.pilot = PILOT_A
 

@@ -30,6 +30,7 @@ class MeterPoll:
                   elsewhere; fields as Gate.event says, for an exchanged meter with `old_serial`
                   and `serial`.
                   A session open across an event whose `diff_mwh` is None cannot be billed
+    alive         None or called at each poll, whatever comes of it
     """
 
     def __init__(self, meter, gate, clock, period_ms, sleep_ms=None):
@@ -63,6 +64,7 @@ class MeterPoll:
         self.status = "N: not read yet"
         self.on_reading = None
         self.on_event = None
+        self.alive = None
 
     async def run(self):
         """Poll for ever; a failure becomes a status and the next poll comes in its time."""
@@ -72,6 +74,8 @@ class MeterPoll:
             while turn.taken or turn.waiting:
                 await sleep_ms(_YIELD_MS)
             turn.taken = True
+            if self.alive:
+                self.alive()
             try:
                 if not self._identified or clock.mono_ms() >= self._identity_due_ms:
                     await self._identify()

@@ -22,7 +22,7 @@ _MOST_QUEUED = const(64)
 
 class SessionKeeper(OpenSession):
     """Begins and ends sessions. `meter` is a MeterPoll; the board's `permit(bool)` is the optional
-    output to the charge controller."""
+    output to the charge controller. `alive`: None or called wherever it waits."""
 
     def __init__(self, config, clock, meter, ledger, journal, alarms, board):
         super().__init__(config, clock, meter, ledger, journal, board)
@@ -31,7 +31,14 @@ class SessionKeeper(OpenSession):
         self.ended_unix_ms = 0
         self._steps = 0  # of the clock, at the session's begin or the boot
         self.refused = ""
-        self.pause = asyncio.sleep_ms  # a test lets its own time pass
+        self.alive = None
+        self.sleep_ms = asyncio.sleep_ms  # a test lets its own time pass
+
+    def pause(self, ms):
+        """To be awaited."""
+        if self.alive:
+            self.alive()
+        return self.sleep_ms(ms)
 
     # -- the pilot side: called every window, never waits --
 

@@ -2,6 +2,7 @@
 watchdog is fed while every metering task checks in."""
 
 import asyncio
+import io
 import sys
 
 from micropython import const
@@ -12,22 +13,35 @@ _FIRST_PAUSE_MS = const(500)
 _LONGEST_PAUSE_MS = const(60000)
 _FEED_MS = const(500)
 _CHECK_IN_MS = const(20000)
+_TRACE_CHARS = const(600)
+
+
+def _trace(error):
+    """Where it came from: the end of the traceback, innermost call last."""
+    try:
+        text = io.StringIO()
+        sys.print_exception(error, text)
+        return text.getvalue().strip()[-_TRACE_CHARS:]
+    except MemoryError:
+        return repr(error)
 
 
 class Supervisor:
-    """`report(name, error)` is told of each task that died."""
+    """`report(name, error, trace)` is told of each task that died."""
 
-    def __init__(self, clock, watchdog, report):
+    def __init__(self, clock, watchdog, report, sleep_ms=None):
         self._clock = clock
         self._watchdog = watchdog
         self._report = report
-        self._seen = {}
+        self._sleep_ms = sleep_ms or asyncio.sleep_ms
+        self._due_ms = {}
         self._tasks = []  # held here: an asyncio task without a reference may be collected
         self.restarts = 0
 
-    def check_in(self, name):
-        """Task `name` is alive now. The first call makes the watchdog depend on it."""
-        self._seen[name] = self._clock.mono_ms()
+    def check_in(self, name, within_ms=_CHECK_IN_MS):
+        """Task `name` is alive now, and will say so again `within_ms`. The first call makes the
+        watchdog depend on it."""
+        self._due_ms[name] = self._clock.mono_ms() + within_ms
 
     def start(self, name, function):
         """Run the coroutine function for ever."""
@@ -41,23 +55,23 @@ class Supervisor:
                 await function()
                 return
             except Exception as error:
-                sys.print_exception(error)
-                log.error("task %s died: %s", name, error)
+                trace = _trace(error)
+                log.error("task %s died: %s", name, trace)
                 self.restarts += 1
-                self._report(name, error)
+                self._report(name, error, trace)
             if self._clock.mono_ms() - started_ms > _LONGEST_PAUSE_MS:
                 pause_ms = _FIRST_PAUSE_MS
-            await asyncio.sleep_ms(pause_ms)
+            await self._sleep_ms(pause_ms)
             pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
 
     def late(self):
-        """Names of the tasks that have not checked in for 20 s."""
+        """Names of the tasks whose time to check in is over."""
         now_ms = self._clock.mono_ms()
-        return [name for name in self._seen if now_ms - self._seen[name] > _CHECK_IN_MS]
+        return [name for name in self._due_ms if now_ms > self._due_ms[name]]
 
     async def run(self):
         """Feed the watchdog for as long as nobody is late."""
         while True:
             if self._watchdog and not self.late():
                 self._watchdog.feed()
-            await asyncio.sleep_ms(_FEED_MS)
+            await self._sleep_ms(_FEED_MS)

@@ -370,7 +370,7 @@ class Device:
                   "session": {"finished_after_s": 5, "checkpoint_s": 60}, "tariff": world.tariff}
         self.keeper = parts.keeper(config, self.clock, self.poll, self.ledger, self.journal,
                                    Alarms(self.clock), board)
-        self.keeper.pause = world.rest_ms
+        self.keeper.sleep_ms = world.rest_ms
         gate.base(recovery.base_mwh(self.keeper))
         self.intervals = parts.intervals(self.journal.interval_mwh)
         world.meter.known = lambda: self.poll.latest is not None
