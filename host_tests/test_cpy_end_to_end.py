@@ -224,7 +224,7 @@ def test_doubled_pulses_beside_the_register_are_noticed(tmp_path):
 
 def _run_device(folder):
     device = HostDevice(folder)
-    command, env = device._command(ROOT / "firmware" / "main.py")
+    command, env = device.command(ROOT / "firmware" / "main.py")
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30,
                           check=False)
 

@@ -47,7 +47,8 @@ class HostDevice:
         self._process = None
         self._log = None
 
-    def _command(self, script):
+    def command(self, script):
+        """Command and environment that run `script` on the board."""
         env = dict(os.environ, EVMETER_HOST_DIR=str(self.folder))
         if self.interpreter == "micropython":
             program = micropython()
@@ -67,7 +68,7 @@ class HostDevice:
         """Run the commissioning on the device; returns its public facts (id, key id, SPKI)."""
         script = self.folder / "provision.py"
         script.write_text(_PROVISION)
-        command, env = self._command(script)
+        command, env = self.command(script)
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60,
                               check=False)
         if done.returncode:
@@ -78,7 +79,7 @@ class HostDevice:
     def start(self):
         """Switch the device on. Its output goes to device.log in the run folder."""
         self._log = (self.folder / "device.log").open("ab")
-        command, env = self._command(FIRMWARE / "main.py")
+        command, env = self.command(FIRMWARE / "main.py")
         self._process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
                                          stdout=self._log, stderr=subprocess.STDOUT)
 

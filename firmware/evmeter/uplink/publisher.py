@@ -114,6 +114,13 @@ class Uplink:
         self._answers.append((name, text, 1, retain))
         del self._answers[:-8]
 
+    async def knock(self):
+        """Connect once and leave: does the broker take this device? Raises OSError."""
+        try:
+            await self._session.connect()
+        finally:
+            self._session.close()
+
     async def run(self):
         """Connect, deliver, and on any failure begin again after a pause."""
         pause_ms = _FIRST_PAUSE_MS

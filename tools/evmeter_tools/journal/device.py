@@ -7,19 +7,17 @@ what a flash image shows.
 
 import base64
 import binascii
-import queue
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
+from evmeter_tools.device import run
 from evmeter_tools.errors import UserError
 from evmeter_tools.journal.extract import BLOCK_BYTES
 from evmeter_tools.journal.image import open_image
 
 _SILENCE_S = 20
-_RESET_S = 30
 _MOST_BLOCKS = 4096
 # Lines: S blocks bytes | D offset crc base64 | P offset | Q at the end | E reason. Blank flash is
 # not sent. A watchdog that the firmware has started would bite while it stands still.
@@ -50,29 +48,6 @@ def copy():
     print('Q')
 copy()
 """
-
-
-def _mpremote(port, *arguments):
-    return [sys.executable, "-m", "mpremote", "connect", port, "resume", *arguments]
-
-
-def _pump(stream, lines):
-    for line in stream:
-        lines.put(line)
-    lines.put(None)
-
-
-def _lines(lines):
-    """Yield what comes in; raise UserError after a silence."""
-    while True:
-        try:
-            line = lines.get(timeout=_SILENCE_S)
-        except queue.Empty:
-            raise UserError("the device does not answer: is it the right port, with MicroPython's "
-                            "REPL on it, and does no other program hold it?") from None
-        if line is None:
-            return
-        yield line.decode("ascii", "replace").strip()
 
 
 class _Copy:
@@ -121,21 +96,13 @@ class _Copy:
 def _fetch(port):
     """The bytes of the partition."""
     copy = _Copy(port)
-    with subprocess.Popen(_mpremote(port, "exec", _PROGRAM), stdout=subprocess.PIPE,
+    with subprocess.Popen(run.mpremote(port, "exec", _PROGRAM), stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        lines = queue.Queue()
-        pump = threading.Thread(target=_pump, args=(process.stdout, lines))
-        pump.start()
-        try:
-            for line in _lines(lines):
-                copy.take(line)
-            error = process.stderr.read().decode("utf-8", "replace").strip()
-        finally:
-            process.kill()
-            pump.join()
+        for line in run.lines_of(process, _SILENCE_S):
+            copy.take(line)
+        error = run.last_error(process)
     if not copy.whole:
-        raise UserError("%s: the copy is not whole: %s"
-                        % (port, error.splitlines()[-1][:200] if error else "it broke off"))
+        raise UserError("%s: the copy is not whole: %s" % (port, error or "it broke off"))
     return bytes(copy.data)
 
 
@@ -149,12 +116,7 @@ def copy_flash(port, keep=None):
     try:
         data = _fetch(port)
     finally:
-        try:
-            subprocess.run(_mpremote(port, "reset"), capture_output=True, timeout=_RESET_S,
-                           stdin=subprocess.DEVNULL, check=True)
-        except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-            print("%s: could not be started again: switch its power off and on" % port,
-                  file=sys.stderr)
+        run.reset(port)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(keep or Path(folder) / "journal.img")
         try:

@@ -31,7 +31,7 @@ class _Device(HostDevice):
         self._machine = machine
         self.heap_kib = _AMPLE_KIB
 
-    def _command(self, script):
+    def command(self, script):
         # modules beside the script come first: it must not be where the sources are
         if script.parent == FIRMWARE:
             script = shutil.copy(script, _IMAGE)

@@ -1,0 +1,123 @@
+"""`evmeter doctor` on the host board and over a serial port: what is well, and what is not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chip import Chip
+from evmeter_tools.bench.stand import Bench
+from evmeter_tools.host_device import HostDevice, micropython_path
+
+ROOT = Path(__file__).resolve().parents[1]
+_CHECKS = ["configuration", "key", "journal", "pilot", "meter", "network", "clock", "broker",
+           "heap"]
+
+
+def _doctor(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "evmeter_tools.cli", "doctor", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=200,
+        env=dict(os.environ, PYTHONPATH=str(ROOT / "tools")))
+    return done.returncode, done.stdout, done.stderr
+
+
+def _found(*arguments):
+    code, out, error = _doctor(*arguments, "--json")
+    assert out, error
+    found = json.loads(out)
+    return code, {one["check"]: (one["result"], one["text"]) for one in found["findings"]}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with Bench(tmp_path_factory.mktemp("doctor"), "demo-0001") as made:
+        made.rig.tell(pilot="B")
+        yield made
+
+
+def test_a_device_that_is_well(bench):
+    code, found = _found("--dir", bench.folder)
+    assert code == 0, found
+    assert list(found) == _CHECKS
+    assert {name for name, (result, _) in found.items() if result != "ok"} == {"broker"}
+    result, words = found["broker"]
+    assert result == "warn" and "not verified: set mqtt.tls to verified" in words
+    assert found["pilot"][1].startswith(("state B (+8.", "state B (+9."))
+    assert found["meter"][1] == "Eastron SDM120, serial 21034567 (meter), 1234.567 kWh"
+
+
+def test_the_same_over_a_serial_port_for_people(bench, tmp_path):
+    chip = Chip(tmp_path, path=micropython_path(), heap="512k",
+                EVMETER_HOST_DIR=str(bench.folder))
+    try:
+        code, out, error = _doctor("--port", chip.port)
+    finally:
+        chip.close()
+    assert (code, chip.resets) == (0, 1), (out, error)
+    lines = out.splitlines()
+    assert lines[0] == "ok    configuration  demo-0001"
+    assert [line[6:21].strip() for line in lines if line[:1].strip()] == _CHECKS
+    assert "!     broker         takes the connection, but is not verified:" in out
+    assert max(map(len, lines)) <= 80
+
+
+def _wire(bench, folder):
+    for name in ("meter.tty", "pilot.bin"):
+        (folder / name).symlink_to((bench.folder / name).resolve())
+
+
+def _broken(bench):
+    config = json.loads((bench.folder / "config.json").read_text())
+    config["meter"]["unit"] = 9
+    config["mqtt"]["port"] = 1
+    config["clock"] = {"servers": ["127.0.0.1:1"]}
+    return config
+
+
+def test_what_is_wrong_is_named_with_what_to_do(bench, tmp_path):
+    """Everything that can be wrong beside what is well, on one device."""
+    bench.rig.tell(pilot="E")
+    folder = tmp_path / "broken"
+    device = HostDevice(folder)
+    device.write_config(_broken(bench))
+    _wire(bench, folder)
+    code, found = _found("--dir", folder)
+    bench.rig.tell(pilot="A")
+    assert code == 1
+    assert {name: result for name, (result, _) in found.items()} == {
+        "configuration": "ok", "key": "fail", "journal": "fail", "pilot": "fail",
+        "meter": "fail", "network": "ok", "clock": "fail", "broker": "fail", "heap": "ok"}
+    for name, words in (("key", "provision the device"), ("journal", "then provision"),
+                        ("pilot", "state E"), ("meter", "'evmeter scan' finds them"),
+                        ("clock", "check clock.servers"), ("broker", "check mqtt.host")):
+        assert words in found[name][1], found[name]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"meter": {"profile": "nosuch", "p_max_w": 11000}}, "nosuch"),
+    ({"meter": {"profile": "eastron_sdm120", "p_max_w": 1}}, "meter.p_max_w is 1"),
+    ({"colour": "red"}, "unknown field colour"),
+])
+def test_a_configuration_that_cannot_be_taken(bench, tmp_path, change, words):
+    device = HostDevice(tmp_path)
+    _wire(bench, tmp_path)
+    config = json.loads((bench.folder / "config.json").read_text())
+    device.write_config({**config, **change})
+    code, found = _found("--dir", tmp_path)
+    assert code == 1 and list(found) == ["configuration"]
+    assert found["configuration"][0] == "fail" and words in found["configuration"][1]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ((), "give the device as --port"),
+    (("--port", "/dev/x", "--dir", "."), "give the device as --port"),
+    (("--dir", "/nonexistent"), "no run folder"),
+])
+def test_bad_calls_are_one_line(arguments, words):
+    code, out, error = _doctor(*arguments)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert words in error
