@@ -7,6 +7,7 @@ import typer
 from evmeter_tools.backend import command as backend_command
 from evmeter_tools.bench import command as bench_command
 from evmeter_tools.demo import command as demo_command
+from evmeter_tools.device import console
 from evmeter_tools.device.doctor import doctor
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.command import faults
@@ -39,6 +40,9 @@ app.command()(receipt)
 app.command()(selftest)
 app.command()(scan)
 app.command()(doctor)
+app.command()(console.logs)
+app.command()(console.shell)
+app.command("pull-journal")(console.pull_journal)
 app.command()(faults)
 app.command()(measure)
 journal.command()(journal_command.read)

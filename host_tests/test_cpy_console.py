@@ -1,0 +1,105 @@
+"""`evmeter logs`, `shell` and `pull-journal` on a device behind a pty."""
+
+import os
+import pty
+import subprocess
+import sys
+import threading
+import time
+import tty
+from pathlib import Path
+
+import pytest
+
+from chip import Chip
+from test_cpy_journal_tool import _sound
+
+ROOT = Path(__file__).resolve().parents[1]
+_ENV = dict(os.environ, PYTHONPATH=str(ROOT / "tools"))
+
+
+def _command(*arguments):
+    return [sys.executable, "-m", "evmeter_tools.cli", *map(str, arguments)]
+
+
+def _run(*arguments, **more):
+    done = subprocess.run(_command(*arguments), env=_ENV, capture_output=True, text=True,
+                          check=False, timeout=120, **more)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def line():
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    yield master, os.ttyname(slave)
+    os.close(slave)
+    os.close(master)
+
+
+def test_logs_show_whole_lines_and_send_nothing(line):
+    master, port = line
+    threading.Timer(2, lambda: os.write(master, b"INFO up\r\nWARNING a \x1b[2J\r\nhalf")).start()
+    code, out, error = _run("logs", "--port", port, "--seconds", 4)
+    assert (code, error) == (0, "")
+    assert [text.split("  ", 1)[1] for text in out.splitlines()] == [
+        "INFO up", "WARNING a \\x1b[2J"]
+    os.set_blocking(master, False)
+    with pytest.raises(BlockingIOError):  # a byte could stop the firmware
+        os.read(master, 1)
+
+
+def test_logs_of_a_device_that_is_unplugged(line):
+    master, slave = pty.openpty()
+    port = os.ttyname(slave)
+    process = subprocess.Popen(_command("logs", "--port", port), env=_ENV,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(2)
+    os.close(slave)
+    os.close(master)
+    assert process.communicate(timeout=60)[1] == (
+        "evmeter: the port %s is gone; was the device unplugged?\n" % port)
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize("command", [
+    ("logs",), ("pull-journal", "--out", "copy.img"), ("shell",)])
+def test_a_port_that_is_not_there_is_told(command, tmp_path):
+    code, _, error = _run(*command, "--port", "/dev/nosuch", cwd=tmp_path, input="")
+    assert code == 2
+    assert "/dev/nosuch" in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("image", "code", "words"), [
+    (_sound(), 0, "SOUND: 60 entries"), (b"\x00" * 4096 * 64, 1, "BROKEN: 0 entries"),
+])
+def test_a_journal_is_pulled_and_the_device_runs_again(tmp_path, image, code, words):
+    chip = Chip(tmp_path, image)
+    out = tmp_path / "copy.img"
+    try:
+        found, told, error = _run("pull-journal", "--port", chip.port, "--out", out)
+    finally:
+        chip.close()
+    assert found == code and words in told, error
+    assert out.read_bytes() == image
+    assert chip.resets == 1
+
+
+def test_the_prompt_is_mpremotes_and_the_device_runs_again(tmp_path):
+    chip = Chip(tmp_path)
+    master, slave = pty.openpty()  # mpremote wants a terminal
+    process = subprocess.Popen(_command("shell", "--port", chip.port), env=_ENV, stdin=slave,
+                               stdout=slave, stderr=subprocess.PIPE, text=True)
+    os.close(slave)
+    shown = b""
+    try:
+        while b"Ctrl-X" not in shown and b"Ctrl-]" not in shown:
+            shown += os.read(master, 1024)
+        os.write(master, b"\x18")
+        assert "the firmware stops" in process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+        os.close(master)
+        chip.close()
+    assert (process.returncode, chip.resets) == (0, 1)
