@@ -41,7 +41,7 @@ def test_below_100_register_steps_a_session_is_not_billable():
 
 
 def test_a_session_that_must_be_refused_raises_an_alarm_and_its_energy_is_declared():
-    for what, code in (("key", "KEY_MISSING"), ("meter", "METER"), ("room", "JOURNAL_FULL")):
+    for what, code in (("key", "KEY_MISSING"), ("meter", "METER_LOST"), ("room", "JOURNAL_FULL")):
         board = FakeBoard()
         permits = []
         board.permit = permits.append

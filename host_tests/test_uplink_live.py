@@ -7,7 +7,7 @@ from support import raises
 
 def test_live_messages_come_before_the_backlog_which_waits_for_the_backend():
     bench = UplinkBench()
-    bench.monitor.changes = [("METER", '{"act": true}')]
+    bench.monitor.all_alarms = [("METER", '{"act": true}')]
     bench.play()
     topics = [topic for topic, _, _, _, _, _ in bench.broker.published]
     assert topics[:4] == [ROOT + b"avail", ROOT + b"info", ROOT + b"status",
@@ -58,23 +58,25 @@ def test_a_late_meter_is_asked_for_telemetry_again_after_a_second():
         assert len(bench.broker.sent(b"tel")) == 1, charging
 
 
-def test_all_alarms_are_told_again_after_a_reconnect_with_their_clearing():
+def test_alarms_are_told_on_change_and_all_of_them_to_a_broker_that_comes_back():
     bench = UplinkBench(0)
-    alarms = []
+    bench.monitor.all_alarms = [("METER", ""), ("PILOT", "{2}")]
 
     def tell(*changes):
         bench.monitor.changes = list(changes)
         bench.uplink.status_changed()
 
-    bench.play(lambda: tell(("METER", "{1}"), ("PILOT", "{2}")), lambda: tell(("METER", "")))
-    alarms.append([(topic[-5:], text) for topic, text, _, _, _, _ in bench.broker.published
-                   if b"alarm" in topic])
-    del bench.broker.published[:]
+    def told():
+        found = [(topic[-5:], text, qos, retain)
+                 for topic, text, qos, retain, _, _ in bench.broker.published if b"alarm" in topic]
+        del bench.broker.published[:]
+        return found
+
+    everything = [(b"METER", b"", 1, 1), (b"PILOT", b"{2}", 1, 1)]
+    bench.play(lambda: tell(("METER", "{1}")), lambda: tell(("METER", "")))
+    assert told() == everything + [(b"METER", b"{1}", 1, 1), (b"METER", b"", 1, 1)]
     bench.play()
-    alarms.append([(topic[-5:], text) for topic, text, _, _, _, _ in bench.broker.published
-                   if b"alarm" in topic])
-    assert alarms == [[(b"METER", b"{1}"), (b"PILOT", b"{2}"), (b"METER", b"")],
-                      [(b"METER", b""), (b"PILOT", b"{2}")]], alarms
+    assert told() == everything
 
 
 def test_status_is_told_on_change_and_every_five_minutes():

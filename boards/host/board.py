@@ -4,8 +4,8 @@ EVMETER_HOST_DIR names the folder: config.json, meter.tty (the meter's line, a l
 serial port), pilot.bin (the sampled pilot), flash.img, nvs.json, rtc.bin, reset (why the device
 starts: power-on, watchdog, software, brown-out; without it, power-on), permit (the permit output,
 0 or 1), pulses.bin (the contact of an S0 output), battery (by how many ms the battery-backed clock
-is ahead of the host's, or "stopped"; without it, right). RTC memory is lost at power-on, and only
-then.
+is ahead of the host's, or "stopped"; without it, right), temperature (of the board, in thousandths
+of a degree Celsius; without it, 25000). RTC memory is lost at power-on, and only then.
 """
 
 import asyncio
@@ -121,6 +121,13 @@ class Board:
         except OSError:
             return "power-on"
         return cause if cause in _RESETS else "unknown"
+
+    def temperature_mc(self):
+        """The board's temperature in thousandths of a degree Celsius. Raises OSError."""
+        try:
+            return int(self._read("temperature"))
+        except (OSError, ValueError):
+            return 25000
 
     def permit(self, on):
         """The output to the charge controller: whether it may close the contactor."""

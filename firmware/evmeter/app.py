@@ -16,6 +16,7 @@ from evmeter.metering.intervals import LENGTH_S, LONG_S, Intervals
 from evmeter.metering.poll import MeterPoll
 from evmeter.monitoring import alarms as codes
 from evmeter.monitoring.alarms import Alarms
+from evmeter.monitoring.conditions import Conditions
 from evmeter.monitoring.status import Monitor
 from evmeter.session.keeper import SessionKeeper
 from evmeter.session.machine import CHARGING
@@ -29,8 +30,10 @@ from evmeter.uplink.publisher import Uplink
 
 _WINDOW_MS = const(50)
 _HOUSEKEEPING_MS = const(1000)
-_METER_LOST_MS = const(10000)
-_CLOCK_LOST_MS = const(120000)
+_SHORT_LIFE_MS = const(600000)
+_SHORT_LIVES = const(4)
+_SETTLED_MS = const(30000)  # alarms are written from then on, even if the boot is not settled
+_LEAST_PERCENT = const(10)  # with less of the journal free, room is for the running session
 _CURSOR_EVERY = const(10)  # seconds
 _SESSION_LIVES_MS = const(180000)  # it signs up to six records between two looks at its queue
 _MOST_CRASHES = const(4)  # that wait to be written
@@ -41,6 +44,13 @@ _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
 
 class StartError(Exception):
     """The firmware cannot start as it is configured; the text says why, for the installer."""
+
+
+def _number(nvs, key):
+    try:
+        return nvs.get_i32(key)
+    except OSError:
+        return 0
 
 
 def _settings(board):
@@ -61,7 +71,7 @@ class App:
         self.config = settings = _settings(board)
         self.clock = Clock(BUILD_UNIX_S * 1000)
         self.alarms = Alarms(self.clock)
-        self.boots = self._count_boot()
+        self.boots, self._short_lives = self._count_boot()
         self.signer = keys.load(board.nvs, os.urandom)
         if self.signer is None:
             self.alarms.raise_(codes.KEY, codes.CRITICAL, "no signing key; provision the device")
@@ -83,6 +93,7 @@ class App:
         self.monitor.time = self.time
         self._crashes = []
         self._traces = {}
+        self.conditions = self._build_conditions(settings["alarms"])
         self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
         link = self._build_link(settings["mqtt"])
         self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
@@ -95,6 +106,7 @@ class App:
         self.intervals = Intervals(self.journal.interval_mwh)
         self.poll.on_reading = self._on_reading
         self.alarms.on_change = self.uplink.status_changed
+        self.uplink.on_damage = self._damaged
 
     def _set_clock(self, settings):
         """Not earlier than the newest frame on flash; from the battery-backed clock if it agrees
@@ -114,24 +126,42 @@ class App:
                                    self.board.network.up)
 
     def _count_boot(self):
+        """(boot count, how many lives in a row before this one were short)."""
         nvs = self.board.nvs
-        try:
-            boots = nvs.get_i32("boots") + 1
-        except OSError:
-            boots = 1
+        boots, short = _number(nvs, "boots") + 1, _number(nvs, "short")
         nvs.set_i32("boots", boots)
+        nvs.set_i32("short", short + 1)
         nvs.commit()
-        return boots
+        if self.board.reset_cause == "watchdog":
+            self.alarms.happened(codes.WATCHDOG, codes.WARNING, "reset by the watchdog")
+        if short >= _SHORT_LIVES:
+            self.alarms.happened(codes.REBOOTS, codes.CRITICAL,
+                                 "%d times in a row up for less than 10 minutes" % short)
+        return boots, short + 1
+
+    def _watch_life(self):
+        if self._short_lives and self.clock.mono_ms() >= _SHORT_LIFE_MS:
+            self._short_lives = 0
+            self.board.nvs.set_i32("short", 0)
+            self.board.nvs.commit()
 
     def _open_journal(self):
         try:
             self.journal.open()
         except JournalError as error:
             self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, str(error))
-        if self.journal.faults:
-            self.alarms.raise_(codes.JOURNAL, codes.WARNING, "; ".join(self.journal.faults))
-        if self.board.reset_cause == "watchdog":
-            self.alarms.raise_(codes.WATCHDOG, codes.WARNING, "reset by the watchdog")
+
+    def _build_conditions(self, settings):
+        board = self.board
+        sensor = getattr(board, "temperature_mc", None)
+        if sensor is None and self.battery:  # a DS3231 has one
+            sensor = getattr(self.battery, "temperature_mc", None)
+        conditions = Conditions(settings, self.clock, self.alarms, self.poll, self.keeper,
+                                self.journal, sensor)
+        self.monitor.temperature_mc = sensor
+        conditions.clock_why = lambda: (self.time.status if self.time
+                                        else "no time server is configured")
+        return conditions
 
     def _build_meter(self, settings):
         self.pulses = self.crosscheck = None
@@ -181,10 +211,7 @@ class App:
 
     def _build_pilot(self, settings):
         board = self.board
-        try:
-            a_mv = board.nvs.get_i32(_PILOT_KEY)
-        except OSError:
-            a_mv = A_MV
+        a_mv = _number(board.nvs, _PILOT_KEY) or A_MV
         try:
             self.pilot = ControlPilot(board.pilot_adc, settings["front_end"], board.pace_us,
                                       board.pilot_edges, a_mv)
@@ -251,8 +278,12 @@ class App:
                 fields["LC"]["LN"] = loss["name"]
         return fields, poll.step_mwh, poll.serial_source
 
+    def _damaged(self, text):
+        self.alarms.happened(codes.JOURNAL, codes.WARNING, text)
+
     def _task_died(self, name, error, trace):
-        self.alarms.raise_(codes.TASK, codes.WARNING, "%s: %s" % (name, error))
+        code = codes.JOURNAL if isinstance(error, JournalError) else codes.TASK
+        self.alarms.happened(code, codes.WARNING, "%s: %s" % (name, error))
         # one that dies again and again the same way is told once
         if self._traces.get(name) != trace and len(self._crashes) < _MOST_CRASHES:
             self._traces[name] = trace
@@ -270,9 +301,9 @@ class App:
             try:
                 pilot.sample()
                 keeper.window(pilot.high_mv, pilot.low_mv, pilot.pwm, pilot.duty_permille)
-                self.alarms.clear(codes.PILOT)
+                self.conditions.pilot_why = ""
             except OSError as error:
-                self.alarms.raise_(codes.PILOT, codes.CRITICAL, "pilot not readable: %s" % error)
+                self.conditions.pilot_why = "pilot not readable: %s" % error
             self.supervisor.check_in("pilot")
             await asyncio.sleep_ms(_WINDOW_MS)
 
@@ -286,10 +317,9 @@ class App:
         if self.crosscheck:
             differs = self.crosscheck.reading(reading.import_mwh)
             if differs:
-                self.alarms.raise_(codes.PULSES, codes.WARNING, differs)
+                self.alarms.happened(codes.PULSES, codes.WARNING, differs)
 
     def _on_meter_event(self, name, fields):
-        self.alarms.raise_(codes.METER_CHANGED, codes.WARNING, fields["cause"])
         self.intervals.rebase(self.keeper.meter_event(name, fields))
         if self.crosscheck:
             self.crosscheck.restart()
@@ -298,7 +328,7 @@ class App:
         """Pulses that may not have been counted: the open session cannot be billed."""
         latest = self.poll.latest
         if latest and self.pulses.gap and self.keeper.booted:
-            self.alarms.raise_(codes.PULSES, codes.WARNING, "pulses may have been lost")
+            self.alarms.happened(codes.PULSES, codes.WARNING, "pulses may have been lost")
             self._on_meter_event("pulse_gap", {
                 "old_mwh": latest.import_mwh, "new_mwh": latest.import_mwh, "modulus_mwh": 0,
                 "diff_mwh": 0, "cause": self.pulses.gap})
@@ -319,45 +349,39 @@ class App:
             self._crashes.pop(0)
 
     async def _keep_house(self):
-        round_ = 0
+        """What must not wait for the flash."""
+        clock = self.clock
+        while True:
+            await asyncio.sleep_ms(_HOUSEKEEPING_MS)
+            if self.battery:
+                clock.ask_battery(self.battery)
+            if self.pulses:
+                self._watch_pulses()
+            self.conditions.check()
+            self.keeper.follow()
+            self.uplink.charging = self.keeper.machine.phase == CHARGING
+            self.supervisor.check_in("house")
+
+    async def _keep_books(self):
+        """What goes into the journal once its turn comes."""
+        keeper, round_ = self.keeper, 0
         while True:
             await asyncio.sleep_ms(_HOUSEKEEPING_MS)
             round_ += 1
-            self._watch_meter()
-            if self.pulses:
-                self._watch_pulses()
-            self.keeper.follow()
-            self._watch_clock()
+            self.supervisor.check_in("books", _SESSION_LIVES_MS)
+            self._watch_life()
             if self.journal.ready:
                 await self._write_interval()
                 await self._write_crashes()
-                if self.clock.notes and self.keeper.booted:
-                    await self.clock.write_notes(self.ledger, self.keeper.sid, self.boots,
+                if self.clock.notes and keeper.booted:
+                    await self.clock.write_notes(self.ledger, keeper.sid, self.boots,
                                                  self._first_seq)
+                if ((keeper.booted or self.clock.mono_ms() > _SETTLED_MS)
+                        and self.journal.free_percent() >= _LEAST_PERCENT):
+                    await self.alarms.write(self.ledger, keeper.sid)
                 if round_ % _CURSOR_EVERY == 0:
                     await self.ledger.save_cursor()
                     self._keep_pilot_gain()
-
-    def _watch_clock(self):
-        clock = self.clock
-        if self.battery:
-            clock.ask_battery(self.battery)
-        if clock.quality != "U":
-            self.alarms.clear(codes.CLOCK)
-        elif clock.mono_ms() > _CLOCK_LOST_MS:
-            self.alarms.raise_(codes.CLOCK, codes.WARNING, "time not known: %s" % (
-                self.time.status if self.time else "no time server is configured"))
-
-    def _watch_meter(self):
-        poll, now_ms = self.poll, self.clock.mono_ms()
-        latest = poll.latest
-        age_ms = now_ms - (latest.mono_ms if latest else 0)
-        if age_ms > _METER_LOST_MS:
-            self.alarms.raise_(codes.METER, codes.CRITICAL, "meter: %s" % poll.status)
-        elif latest and not self.keeper.refused:
-            self.alarms.clear(codes.METER)
-        self.uplink.charging = self.keeper.machine.phase == CHARGING
-        self.supervisor.check_in("house")
 
     async def main(self):
         """Run until the power goes."""
@@ -374,6 +398,7 @@ class App:
         if self.time:
             start("time", self.time.run)
         start("house", self._keep_house)
+        start("books", self._keep_books)
         await self.supervisor.run()
 
     def run(self):

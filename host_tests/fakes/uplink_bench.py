@@ -32,6 +32,7 @@ class Monitor:
 
     def __init__(self):
         self.changes = []
+        self.all_alarms = []
         self.live = '{"p_mw": 1}'
         self.text = '{"st": "idle"}'
 
@@ -47,9 +48,9 @@ class Monitor:
     def diagnostics(self, counters):
         return json.dumps(counters)
 
-    def alarms(self):
+    def alarms(self, all_codes=False):
         changes, self.changes = self.changes, []
-        return changes
+        return self.all_alarms if all_codes else changes
 
 
 class Backend(FakeBroker):

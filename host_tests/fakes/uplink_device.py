@@ -35,7 +35,7 @@ class Monitor:
     def diagnostics(self, counters):
         return json.dumps(counters)
 
-    def alarms(self):
+    def alarms(self, all_codes=False):
         return []
 
 

@@ -22,7 +22,7 @@ class Monitor:
         self._signer = signer
         self._alarms = alarms
         self._number = 0
-        self.time = self.uplink = None
+        self.time = self.uplink = self.temperature_mc = None
 
     def _text(self, fields):
         unix_ms, quality = self._clock.now()
@@ -102,13 +102,19 @@ class Monitor:
         if self.time:
             self.time.counters(counters)
         counters.update(self._board.network.diag())
+        if self.temperature_mc:
+            try:
+                counters["temp_mc"] = self.temperature_mc()
+            except OSError:
+                counters["temp_mc"] = None
         counters["heap_free"] = gc.mem_free()
         counters["heap_used"] = gc.mem_alloc()
         counters["up_s"] = self._clock.mono_ms() // 1000
         counters["free_pc"] = self._journal.free_percent() if self._journal.ready else 0
         return self._text(counters)
 
-    def alarms(self):
-        """Alarms raised or cleared since the last call: (code, JSON or "" for a cleared one)."""
-        return [(code, json.dumps(fields) if fields else "")
-                for code, fields in self._alarms.changes()]
+    def alarms(self, all_codes=False):
+        """Alarms that changed since the last call, or all codes: (code, JSON, "" where there is
+        none)."""
+        return [(code, self._text(fields) if fields else "")
+                for code, fields in self._alarms.changes(all_codes)]

@@ -67,6 +67,15 @@ class SessionKeeper(OpenSession):
         """The power says that the car is done."""
         self._queue.append((rules.FINISHED, mono_ms))
 
+    def meter_event(self, name, fields):
+        """As OpenSession; where energy is not known for it, an alarm tells."""
+        if fields["diff_mwh"] is None:
+            swapped = fields["cause"].startswith("meter exchanged")
+            self._alarms.happened(
+                codes.METER_SWAPPED if swapped else codes.METER_IMPLAUSIBLE, codes.CRITICAL,
+                "%s: from %s to %d mWh" % (fields["cause"], fields["old_mwh"], fields["new_mwh"]))
+        return super().meter_event(name, fields)
+
     # -- the slow side --
 
     async def run(self):
@@ -138,7 +147,7 @@ class SessionKeeper(OpenSession):
             if not refusal:
                 mwh, letter, read_ms = await self.meter.edge_reading()
                 if mwh is None:
-                    refusal = codes.METER, "no believed reading (%s)" % letter
+                    refusal = codes.METER_LOST, "no believed reading (%s)" % letter
             if refusal:
                 self._refuse(refusal[0], refusal[1])
                 return
@@ -202,10 +211,11 @@ class SessionKeeper(OpenSession):
         while True:
             mwh, letter, read_ms = await self.meter.edge_reading()
             if mwh is not None:
-                self._alarms.clear(codes.METER)
+                self._alarms.clear(codes.METER_LOST)
                 await self.tell_meter_events()
                 return quantise(mwh, self.step_mwh), letter, read_ms
-            self._alarms.raise_(codes.METER, codes.CRITICAL, "no end reading (%s)" % letter)
+            self._alarms.raise_(codes.METER_LOST, codes.CRITICAL,
+                                "no end reading (%s)" % letter)
             await self.pause(_END_RETRY_MS)
 
     async def _close(self, at_ms, tx):

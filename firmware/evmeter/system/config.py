@@ -65,6 +65,13 @@ FIELDS = {
         "s_max_age_s": ("int", 60, 604800, 21600),  # S that nothing renews becomes I,
         "i_max_age_s": ("int", 60, 31536000, 604800),  # I becomes U
     },
+    "alarms": {  # above or below which there is one; 0: this is not watched
+        "over_voltage_v": ("int", 0, 1000, 253),
+        "under_voltage_v": ("int", 0, 1000, 207),
+        "over_current_percent": ("int", 0, 200, 10),  # more than the pilot offers, and 1 A
+        "stray_w": ("int", 0, 100000, 100),  # power while no session is open
+        "temperature_c": ("int", 0, 150, 85),
+    },
 }
 
 

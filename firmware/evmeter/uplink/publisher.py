@@ -71,7 +71,7 @@ class Uplink:
 
     `monitor` gives the live messages (monitoring/status.py). `on_command(payload)` and
     `on_config(payload)` take what comes on `cmd` and `cfg/set`, where they are set before `run`;
-    `answer` sends what they have to say.
+    `answer` sends what they have to say. `on_damage(text)` is told of a frame that cannot be read.
     """
 
     def __init__(self, settings, device_id, journal, clock, monitor, key_id, link=None):
@@ -90,12 +90,11 @@ class Uplink:
         # What lay in the journal at the start may have been published before the reboot.
         self._published = journal.next_seq - 1
         self._live_pid = 0
-        self._alarms = {}  # code: JSON, or "" of a cleared one; a broker may lose what it retained
         self._answers = []
         self._status_due = True
         self._caught_up_ms = self._status_ms = 0
         self._telemetry_ms = self._diag_ms = None
-        self.on_command = self.on_config = None
+        self.on_command = self.on_config = self.on_damage = None
         self.charging = False
         self.online = False
         self.backend_online = False
@@ -184,9 +183,7 @@ class Uplink:
         self._status_due = False
         self._status_ms = self._clock.mono_ms()
         await self._live(b"status", self._monitor.status())
-        changes = self._monitor.alarms()
-        self._alarms.update(changes)
-        for code, text in sorted(self._alarms.items()) if all_alarms else changes:
+        for code, text in self._monitor.alarms(all_alarms):
             await self._live(b"alarm/" + code.encode(), text)
 
     async def _deliver(self):
@@ -273,6 +270,8 @@ class Uplink:
             kind, length = self._journal.read(seq, area)
         except JournalError as error:
             log.error("uplink: %s", error)
+            if self.on_damage:
+                self.on_damage(str(error))
             self._sent = [entry for entry in self._sent if entry[0] != seq]
             return
         self._session.publish(self._topics[kind], area[:length], 1, False, packet_id(seq), dup)

@@ -107,7 +107,7 @@ class _Monitor:
     def diagnostics(self, counters):
         return "{}"
 
-    def alarms(self):
+    def alarms(self, all_codes=False):
         return []
 
 
