@@ -79,6 +79,21 @@ def test_alarms_are_told_on_change_and_all_of_them_to_a_broker_that_comes_back()
     assert told() == everything
 
 
+def test_an_alarm_goes_at_once_and_before_the_backlog():
+    bench = UplinkBench(6)
+
+    def alarm():
+        bench.monitor.changes = [("PILOT", "{1}")]
+        bench.uplink.status_changed()
+        bench.broker.host(True)
+
+    begun_ms = bench.clock.mono_ms()
+    bench.play(alarm)
+    topics = [topic for topic, _, _, _, _, _ in bench.broker.published]
+    assert topics.index(ROOT + b"alarm/PILOT") < topics.index(ROOT + b"evt")
+    assert bench.clock.mono_ms() == begun_ms
+
+
 def test_status_is_told_on_change_and_every_five_minutes():
     bench = UplinkBench(0)
     bench.play(*[lambda: bench.clock.advance(60000)] * 11)

@@ -25,12 +25,13 @@ class Bench:
     `meter` is a real serial port in place of the emulated meter. `front_end` (fe1, fe2, fe3) is
     the pilot's, on both sides. `pulses`: imp/kWh of an S0 output (0: none), which the firmware
     checks against the register, or with `pulse_meter` reads in its place. `rig_options`: more
-    options of bench/rig.py, as ("--set", "low_mv=-10700").
+    options of bench/rig.py, as ("--set", "low_mv=-10700"). `config`: more sections of the device's
+    configuration.
     """
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
                  checkpoint_s=60, battery=True, broker_kind=None, interpreter=None,
-                 front_end="fe3", pulses=0, pulse_meter=False, rig_options=()):
+                 front_end="fe3", pulses=0, pulse_meter=False, rig_options=(), config=None):
         self.folder = Path(folder).resolve()
         self.device_id = device_id
         self.notices = []
@@ -40,6 +41,7 @@ class Bench:
         self._session = {"finished_after_s": finished_after_s, "checkpoint_s": checkpoint_s}
         self._clock = {"battery": battery}
         self._front_end = front_end
+        self._config = config or {}
         self._rig_options = ["--front-end", front_end, "--pulses", str(pulses), *rig_options]
         self._imp = pulses
         self._pulse_meter = pulse_meter
@@ -96,6 +98,7 @@ class Bench:
             "session": self._session,
             "clock": self._clock,
             "pilot": {"front_end": self._front_end},
+            **self._config,
         })
         known = self.device.provision()
         self.spki = known["spki"]

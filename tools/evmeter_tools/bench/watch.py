@@ -76,7 +76,7 @@ class Watch:
         self.head = max(self.head, body["seq"])
         name = body["kind"] if topic == "rec" else body.get("ev", topic)
         self.events.append((name, body))
-        if fresh:
+        if fresh and name != "alarm":  # its own topic told it
             what = "signed record" if topic == "rec" else "event"
             self.say("%s %d: %s %s" % (what, body["seq"], name, body["sid"]))
 
