@@ -153,6 +153,31 @@ def test_a_watchdog_reset_and_a_dead_backend_cost_nothing(tmp_path):
     assert sums.gap_mwh == 0
 
 
+def test_after_ten_short_lives_the_device_meters_before_all_else(tmp_path):
+    with Bench(tmp_path, "demo-0001") as bench:
+        play = _Play(bench)
+        nvs = json.loads((bench.folder / "nvs.json").read_text())
+        (bench.folder / "nvs.json").write_text(json.dumps({**nvs, "short": 10}))
+
+        def kinds():
+            entries = scan(open_image(bench.device.folder / "flash.img")).entries
+            return [entry.message.get("kind") or entry.message.get("ev") for entry in entries]
+
+        bench.device.start()
+        play.until(lambda: "boot" in kinds())
+        play.charge(8000)
+        bench.rig.tell(pilot="A")
+        play.until(lambda: "close" in kinds())
+        assert {"begin", "complete"} < set(kinds())
+        assert not play.watch.count("boot")  # nothing has been sent
+        bench.device.cut_power()
+        assert json.loads((bench.folder / "nvs.json").read_text())["short"] == 11
+        (bench.folder / "nvs.json").write_text(json.dumps({**nvs, "short": 0}))
+        bench.device.start()
+        play.count("close", 1)
+        play.outcome()
+
+
 def test_an_outage_of_the_broker_costs_nothing(tmp_path):
     with Bench(tmp_path, "demo-0001") as bench:
         play = _Play(bench)

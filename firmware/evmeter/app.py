@@ -31,7 +31,9 @@ from evmeter.uplink.publisher import Uplink
 _WINDOW_MS = const(50)
 _HOUSEKEEPING_MS = const(1000)
 _SHORT_LIFE_MS = const(600000)
-_SHORT_LIVES = const(4)
+_SHORT_LIVES = const(4)  # in a row: an alarm
+_SAFE_LIVES = const(10)  # and then only what meters is started at once
+_SOUND_LIFE_MS = const(3600000)  # such a device is trusted again
 _SETTLED_MS = const(30000)  # alarms are written from then on, even if the boot is not settled
 _LEAST_PERCENT = const(10)  # with less of the journal free, room is for the running session
 _CURSOR_EVERY = const(10)  # seconds
@@ -137,13 +139,25 @@ class App:
         if short >= _SHORT_LIVES:
             self.alarms.happened(codes.REBOOTS, codes.CRITICAL,
                                  "%d times in a row up for less than 10 minutes" % short)
+        self.safe = short >= _SAFE_LIVES
         return boots, short + 1
 
     def _watch_life(self):
-        if self._short_lives and self.clock.mono_ms() >= _SHORT_LIFE_MS:
-            self._short_lives = 0
-            self.board.nvs.set_i32("short", 0)
-            self.board.nvs.commit()
+        """The count of short lives, once this one is none."""
+        lived_ms = self.clock.mono_ms()
+        short = self._short_lives
+        if lived_ms >= (_SOUND_LIFE_MS if self.safe else _SHORT_LIFE_MS):
+            short = 0
+        elif lived_ms >= _SHORT_LIFE_MS:
+            short = _SAFE_LIVES - 1  # one more, and it is safe at once
+        if short != self._short_lives:
+            self.forgive(short)
+
+    def forgive(self, short=0):
+        """So many short lives count from now on."""
+        self._short_lives = short
+        self.board.nvs.set_i32("short", short)
+        self.board.nvs.commit()
 
     def _open_journal(self):
         try:
@@ -393,13 +407,28 @@ class App:
         start("meter", self.poll.run)
         start("pilot", self._watch_pilot)
         start("session", self.keeper.run)
+        start("house", self._keep_house)
+        start("books", self._keep_books)
+        if self.safe:
+            log.error("safe: %d lives were short; the network waits for 10 minutes",
+                      self._short_lives - 1)
+            start("network", self._link_up_late)
+        else:
+            self._link_up()
+        await self.supervisor.run()
+
+    def _link_up(self):
+        start = self.supervisor.start
         start("network", self.board.network.run)
         start("uplink", self.uplink.run)
         if self.time:
             start("time", self.time.run)
-        start("house", self._keep_house)
-        start("books", self._keep_books)
-        await self.supervisor.run()
+
+    async def _link_up_late(self):
+        """What may have ended the lives before waits until this one has measured for a while."""
+        while self.clock.mono_ms() < _SHORT_LIFE_MS:
+            await asyncio.sleep_ms(_HOUSEKEEPING_MS)
+        self._link_up()
 
     def run(self):
         """Enter the event loop."""
