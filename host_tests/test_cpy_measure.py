@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from evmeter_tools.errors import UserError
-from evmeter_tools.measure import command, modbus, size, vm, wear
+from evmeter_tools.measure import command, modbus, vm, wear
 
 
 def _measure(monkeypatch, tmp_path, figures, *arguments):
@@ -74,13 +73,6 @@ def test_a_script_that_fails_is_one_line():
         vm.result("wire.py", 1, "", "Traceback\nboom\n")
     with pytest.raises(UserError, match="no output"):
         vm.result("wire.py", 0, "", "")
-
-
-def test_modules_of_the_firmware_are_found_and_others_not():
-    assert size._source("evmeter.metering.gate")[1] == Path("evmeter/metering/gate.py")
-    assert size._source("evmeter.metering")[1] == Path("evmeter/metering/__init__.py")
-    assert size._source("umqtt.simple")[1] == Path("umqtt/simple.py")
-    assert size._source("asyncio") is None
 
 
 def test_a_session_has_what_the_figure_says(monkeypatch):

