@@ -138,6 +138,9 @@ class Board:
         """The text of the configuration. Raises OSError where there is none."""
         return self._read("config.json").decode()
 
+    def open_network(self, settings, hostname):
+        """The host's own network is there already."""
+
     def open_uart(self, baudrate, bits, parity, stop):
         """The meter's line. Raises OSError where the port is missing."""
         return Uart(self._folder + "/meter.tty", baudrate, bits, parity, stop)

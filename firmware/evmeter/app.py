@@ -71,6 +71,10 @@ class App:
     def __init__(self, board):
         self.board = board
         self.config = settings = _settings(board)
+        try:
+            board.open_network(settings["network"], settings["id"])
+        except ValueError as error:
+            raise StartError("configuration: %s" % error) from None
         self.clock = Clock(BUILD_UNIX_S * 1000)
         self.alarms = Alarms(self.clock)
         self.boots, self._short_lives = self._count_boot()

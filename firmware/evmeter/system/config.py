@@ -54,6 +54,15 @@ FIELDS = {
         "window": ("int", 1, 8, 4),
         "telemetry_s": ("int", 1, 3600, 10),
     },
+    "network": {
+        "ssid": ("text?", 1, 32, None),  # of the Wi-Fi, with its password; not for Ethernet
+        "password": ("text?", 8, 63, None),  # never reported
+        "country": ("text?", 2, 2, None),  # whose channels are allowed
+        "address": ("text?", 7, 15, None),  # without one: DHCP
+        "mask": ("text", 7, 15, "255.255.255.0"),
+        "gateway": ("text", 7, 15, "0.0.0.0"),  # noqa: S104
+        "dns": ("hosts", 0, 2, ()),
+    },
     "session": {
         "finished_after_s": ("int", 1, 3600, 120),
         "checkpoint_s": ("int", 5, 600, 60),

@@ -47,10 +47,16 @@ class Board(NamedTuple):
         """Where its Python files are."""
         return BOARDS / self.name
 
-    def partitions(self):
-        """Its partition table."""
+    def partitions(self, plain=False):
+        """Its partition table. `plain`: for a MicroPython without VfsRom, where the file system
+        has the place of `romfs` too."""
         path = BOARDS / ("partitions-%dMiB.csv" % self.flash_mib)
-        return read_partitions(path.read_text(), self.flash_mib * _KIB * _KIB)
+        found = read_partitions(path.read_text(), self.flash_mib * _KIB * _KIB)
+        if plain:
+            at = [one.label for one in found].index("romfs")
+            room = found[at].size + found[at + 1].size
+            found[at : at + 2] = [found[at + 1]._replace(offset=found[at].offset, size=room)]
+        return found
 
     def slot_bytes(self):
         """Room for one image: half of the partition `romfs`."""

@@ -13,9 +13,11 @@ from evmeter_tools.paths import BUILD
 
 def image(
     board: Annotated[str, typer.Option(help="The board, a folder of boards/")],
-    out: Annotated[Path, typer.Option(help="The image [build/image/BOARD.romfs]")] = None,
-    plain: Annotated[Path, typer.Option(help="Also a folder of plain .mpy files, for a "
-                                             "MicroPython without VfsRom")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The image [build/image/BOARD.romfs]")] = None,
+    plain: Annotated[
+        Path | None,
+        typer.Option(help="Also a folder of .mpy files, for a MicroPython without VfsRom")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the sizes as JSON")] = False,
 ):
     """Compile what a board loads and pack it as a ROMFS for its partition romfs.

@@ -8,10 +8,12 @@ and the partition `romfs` is there; for other builds the same files are copied t
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mpremote.romfs import make_romfs
@@ -44,11 +46,6 @@ def sources():
             yield path, path.relative_to(root)
 
 
-def main_source():
-    """(file, its path in an image) of what the board's own file system holds, as it is run."""
-    yield FIRMWARE / "main.py", Path("main.py")
-
-
 def board_sources(board):
     """(file, its path in an image) of what is the board's own."""
     for path in [*sorted(boards.BOARDS.glob("*.py")), *sorted(board.folder.glob("*.py"))]:
@@ -57,8 +54,11 @@ def board_sources(board):
 
 def compile_all(files, folder, arch):
     """Compile `files` and add the meter profiles; returns {path in the image: bytes}."""
-    sizes = {str(inside.with_suffix("")): compiled(path, inside, folder, arch)
-             for path, inside in files}
+    def one(file):
+        return str(file[1].with_suffix("")), compiled(*file, folder, arch)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sizes = dict(pool.map(one, files))
     (folder / PROFILES).mkdir(parents=True, exist_ok=True)
     for path in sorted((ROOT / PROFILES).glob("*.json")):
         # without the spaces that are for readers

@@ -1,8 +1,9 @@
 """Heap: the smallest 32-bit one in which the whole firmware plays a session, signs, publishes.
 
 The firmware runs from a ROMFS outside of the heap, as on the device, on the bench of `evmeter
-demo`: emulated meter and vehicle, a broker, the collector. The host board stands for the chip's: what its modules and its
-emulated flash take is taken off, beside what the firmware's own modules do (loaded_ram_kib).
+demo`: emulated meter and vehicle, a broker, the collector. The host board stands for the chip's:
+what its modules and its emulated flash take is taken off, beside what the firmware's own modules
+do (loaded_ram_kib).
 """
 
 import shutil

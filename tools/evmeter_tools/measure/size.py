@@ -1,10 +1,11 @@
 """Size: bytecode of the modules that a device loads, and the heap that they take."""
 
 import shutil
+from pathlib import Path
 
 from evmeter_tools.device import boards, image
 from evmeter_tools.measure import vm
-from evmeter_tools.paths import BUILD
+from evmeter_tools.paths import BUILD, FIRMWARE
 
 _FOLDER = BUILD / "measure-mpy"
 _IMAGE = BUILD / "measure.romfs"
@@ -36,7 +37,9 @@ def loaded():
     machine, _ = vm.small()
     shutil.rmtree(_FOLDER, ignore_errors=True)
     board = _board()
-    files = [*image.sources(), *image.main_source(), *(image.board_sources(board) if board else ())]
+    files = [*image.sources(), (FIRMWARE / "main.py", Path("main.py"))]
+    if board:
+        files += image.board_sources(board)
     sizes = {arch: _compiled(files, arch) for arch in ("xtensawin", "rv32imc")}
     folder = _FOLDER / "xtensawin"
     with_board = str(int(bool(board)))

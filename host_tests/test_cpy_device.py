@@ -1,0 +1,139 @@
+"""A board's image fits its flash and runs from there; partition tables that cannot be are refused.
+"""
+
+import subprocess
+
+import pytest
+from littlefs import LittleFS
+from typer.testing import CliRunner
+
+from evmeter_tools.cli import app
+from evmeter_tools.device import boards, image
+from evmeter_tools.errors import UserError
+from evmeter_tools.host_device import micropython
+
+_MIB = 1024 * 1024
+_MOST_MODULE = 8192  # bytes of bytecode; a module this large should be two
+_NATIVE = "evmeter/ledger/p256_field"  # machine code, loaded only where it is asked for
+_LINE = "nvs, data, nvs, 0x9000, 0x6000\n"
+# imports from the second of the two images that the partition has room for
+_FROM_SECOND = """\
+import sys, vfs
+with open(sys.argv[1], "rb") as file:
+    partition = memoryview(file.read())
+half = len(partition) // 2
+vfs.mount(vfs.VfsRom(partition[half:]), "/rom")
+sys.path.insert(0, "/rom")
+import evmeter.metering.gate, drivers.meter_profile
+print(sys.modules["evmeter.metering.gate"].__file__)
+print(drivers.meter_profile.load_profile("eastron_sdm120")["model"])
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """One of each instruction set: {board: (image, bytes of its modules, folder of the files)}"""
+    found = {}
+    for name in ("esp32_devkit", "esp32_c3_devkit"):
+        folder = tmp_path_factory.mktemp(name)
+        found[name] = (*image.build(boards.board(name), folder), folder)
+    return found
+
+
+def test_the_image_fits_half_of_its_partition(built):
+    slot = min(boards.board(name).slot_bytes() for name in boards.names())
+    for data, sizes, _ in built.values():
+        assert data[:3] == b"\xd2\xcd\x31"
+        assert len(data) <= slot
+        assert {"board", "chip", "evmeter/app", "umqtt/simple"} <= set(sizes)
+        large = [name for name, size in sizes.items() if size > _MOST_MODULE]
+        assert large in ([], [_NATIVE])
+
+
+def test_every_boards_own_modules_compile_for_its_chip(tmp_path):
+    for name in boards.names():
+        board = boards.board(name)
+        files = list(image.board_sources(board))
+        assert {inside.name for _, inside in files} >= {"board.py", "chip.py"}
+        assert sum(image.compiled(*one, tmp_path, board.arch) for one in files) < _MOST_MODULE
+
+
+def test_an_image_that_is_too_large_is_refused(monkeypatch):
+    monkeypatch.setattr(boards.Board, "slot_bytes", lambda self: 50000)
+    with pytest.raises(UserError, match="allowed: 50000"):
+        image.build(boards.board("esp32_devkit"))
+
+
+def test_the_second_image_in_the_partition_runs(built, tmp_path):
+    if micropython() is None:
+        pytest.skip("no MicroPython; 'make setup' fetches it")
+    data = built["esp32_devkit"][0]
+    slot = boards.board("esp32_devkit").slot_bytes()
+    (tmp_path / "romfs").write_bytes(b"\xff" * slot + data + b"\xff" * (slot - len(data)))
+    (tmp_path / "second.py").write_text(_FROM_SECOND)
+    done = subprocess.run([str(micropython()), str(tmp_path / "second.py"),
+                           str(tmp_path / "romfs")], env={"MICROPYPATH": ".frozen"},
+                          capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split() == ["/rom/evmeter/metering/gate.mpy", "SDM120"], done.stderr
+
+
+def test_plain_files_fit_a_file_system_in_place_of_both(built):
+    folder = built["esp32_devkit"][2]
+    assert (folder / "main.py").is_file()
+    for name in ("esp32_devkit", "esp32_s3_devkit"):
+        board = boards.board(name)
+        tables = [{one.label: one for one in board.partitions(plain)} for plain in (False, True)]
+        vfs = tables[1]["vfs"]
+        assert vfs.size == tables[0]["romfs"].size + tables[0]["vfs"].size
+        assert (vfs.offset, vfs.end) == (tables[0]["romfs"].offset, tables[0]["vfs"].end)
+        assert "romfs" not in tables[1]
+        fs = LittleFS(block_size=4096, block_count=vfs.size // 4096)
+        for path in sorted(folder.rglob("*")):
+            inside = "/" + path.relative_to(folder).as_posix()
+            if path.is_dir():
+                fs.makedirs(inside, exist_ok=True)
+            else:
+                with fs.open(inside, "wb") as file:
+                    file.write(path.read_bytes())
+
+
+@pytest.mark.parametrize(("mib", "journal", "apps"), [(4, 0x168000, 1), (8, 0x380000, 2)])
+def test_the_tables_have_the_room_that_was_promised(mib, journal, apps):
+    text = (boards.BOARDS / ("partitions-%dMiB.csv" % mib)).read_text()
+    found = {one.label: one for one in boards.read_partitions(text, mib * _MIB)}
+    assert found["journal"].size == journal
+    kinds = [one for one in found.values() if one.kind == "app"]
+    assert [one.size for one in kinds] == [0x1f0000] * apps
+    assert max(one.end for one in found.values()) == mib * _MIB
+    assert found["romfs"].offset % 0x10000 == 0  # a page of the chip's memory map
+    assert ("otadata" in found) == (apps == 2)
+
+
+@pytest.mark.parametrize(("lines", "words"), [
+    ("app, app, factory, 0x10000, 1M\napp2, app, ota_0, 0x100000, 1M", "allowed: 0x110000"),
+    ("app, app, factory, 0x18000, 1M", "multiples"),
+    ("j, data, 0x40, 0x10000, 0x1800", "multiples"),
+    ("j, data, 0x40, 0x10000, 0", "multiples"),
+    ("j, data, 0x40, 0x10000, 4M", "allowed: 0xf000 to 0x400000"),
+    ("nvs, data, nvs, 0x10000, 0x1000", "twice"),
+    ("j, data, 0x40, , 0x1000", "no offset"),
+])
+def test_tables_that_cannot_be_are_refused(lines, words):
+    with pytest.raises(UserError, match=words):
+        boards.read_partitions(_LINE + lines, 4 * _MIB)
+
+
+def test_sizes_as_esp_idf_takes_them():
+    found = boards.read_partitions(_LINE + "# a comment\napp, app, factory, 64K, 1M,\n", 4 * _MIB)
+    assert found[1] == boards.Partition("app", "app", "factory", 0x10000, _MIB)
+
+
+def test_the_command(tmp_path):
+    out = tmp_path / "x.romfs"
+    done = CliRunner().invoke(app, ["image", "--board", "esp32_devkit", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert out.stat().st_size > 50000
+    assert "xtensawin" in done.output
+    done = CliRunner().invoke(app, ["image", "--board", "moon"])
+    assert isinstance(done.exception, UserError)
+    assert "esp32_devkit" in str(done.exception)
