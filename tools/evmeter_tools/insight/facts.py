@@ -1,0 +1,110 @@
+"""Everything that reports need of a device, in one pass over its stored rows."""
+
+from dataclasses import dataclass, field
+
+from evmeter_tools.backend.sessions import corrected_times
+from evmeter_tools.insight.session import charging_session, read_message
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A piece of the load profile: start, Unix s, length, energy, highest power. `quality` is
+    "ok", "partial" (begun late, or with a hole) or "clock" (its time is not known)."""
+
+    device: str
+    start_s: int
+    length_s: int
+    energy_mwh: int
+    peak_mw: int
+    quality: str
+
+    @property
+    def stop_s(self):
+        """Its end, Unix s."""
+        return self.start_s + self.length_s
+
+
+@dataclass
+class DeviceFacts:
+    """What a device's rows come to.
+
+    outside     [(Unix ms, mWh)]: energy that belongs to no session, when it was accounted for
+    boots       [(Unix ms, reset cause)]
+    counts      {verdict: stored messages}; `missing` numbers that were passed over
+    latency_ms  from a record's making to its storing, where its clock was set
+    """
+
+    device: str
+    sessions: list = field(default_factory=list)
+    intervals: list = field(default_factory=list)
+    outside: list = field(default_factory=list)
+    boots: list = field(default_factory=list)
+    counts: dict = field(default_factory=dict)
+    missing: int = 0
+    latency_ms: list = field(default_factory=list)
+
+
+def _whole(message, *names):
+    return all(type(message.get(name)) is int for name in names)
+
+
+def device_facts(device, rows, keys, until_ms=None):
+    """The DeviceFacts of all stored rows of one device, in the order of their numbers.
+
+    keys      {key id: SPKI} that are trusted for it
+    until_ms  up to when the phases of an open session go
+    """
+    facts = DeviceFacts(device)
+    by_key = {}
+    for row in rows:
+        by_key.setdefault(row.key_id, []).append((row, read_message(row)))
+    times, alive_ms, by_session = {}, {}, {}
+    for key_id, pairs in by_key.items():
+        numbers = {row.seq for row, _ in pairs}
+        facts.missing += max(numbers) - len(numbers)
+        found = corrected_times([(row.stream, message) for row, message in pairs
+                                 if row.verdict == "ok"])
+        times.update({(key_id, seq): when for seq, when in found.items()})
+        _one_key(facts, key_id, pairs, found, alive_ms)
+        for row, _ in pairs:
+            if row.sid:
+                by_session.setdefault(row.sid, []).append(row)
+    facts.sessions = [charging_session(device, sid, own, keys, times, alive_ms, until_ms)
+                      for sid, own in by_session.items()]
+    facts.sessions.sort(key=lambda session: (session.start_ms or 0, session.sid))
+    return facts
+
+
+def _one_key(facts, key_id, pairs, times, alive_ms):
+    last_ms = None
+    for row, message in pairs:
+        facts.counts[row.verdict] = facts.counts.get(row.verdict, 0) + 1
+        if not _whole(message, "ts"):
+            continue
+        when = times.get(row.seq)
+        at_ms = when.unix_ms if when else message["ts"] * 1000
+        if row.kind == "boot":
+            facts.boots.append((at_ms, str(message.get("cause", ""))))
+            if last_ms is not None:
+                alive_ms[key_id, row.seq] = last_ms
+        if row.verdict == "ok" and _whole(message, "out_mwh") and message["out_mwh"]:
+            facts.outside.append((at_ms, message["out_mwh"]))
+        if row.stream == "ivl" and row.verdict == "ok" and _whole(
+                message, "t0", "len", "d_mwh", "p_max_mw"):
+            facts.intervals.append(Interval(
+                facts.device, message["t0"], message["len"], message["d_mwh"],
+                message["p_max_mw"], str(message.get("q"))))
+        if row.stream == "rec" and message.get("tq") != "U":
+            facts.latency_ms.append(max(0, row.received_at - message["ts"] * 1000))
+        last_ms = at_ms
+
+
+def load(store, devices=None, until_ms=None):
+    """{device: DeviceFacts} of a Store, for these devices or all that have a key."""
+    trusted = store.trusted()
+    names = sorted({device for device, _ in trusted}) if devices is None else devices
+    return {name: device_facts(
+        name, store.rows(name),
+        {key: spki for (device, key), spki in trusted.items() if device == name}, until_ms)
+        for name in names}
+

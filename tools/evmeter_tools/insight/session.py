@@ -1,0 +1,329 @@
+"""A charging session as reports and bills see it: from its verified records and its events.
+
+Registers, times, user and whether it can be billed are from signed records; phases, durations and
+the device's own split by tariff are from its events, which are stored but not signed.
+"""
+
+import json
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from evmeter_tools.backend.sessions import TrueTime
+from evmeter_tools.verify.check import check_record, check_session
+
+CHARGING = "charging"
+OFF = "off"  # the device was without power
+UNKNOWN = "unknown"
+FAULT = "fault"
+# The car is there, has what it wants or does not ask, and nobody but its driver can change that.
+IDLE = ("finished_estimated", "paused_by_car", "waiting_for_car")
+PHASES = (CHARGING, *IDLE, "paused_by_charger", "no_current_in_c", FAULT)
+
+SUCCESS = "success"
+OPEN = "open"
+OUTCOMES = {
+    SUCCESS: "energy flowed, and the session ended as it should",
+    OPEN: "not ended yet",
+    "never_charged": "the car was connected and never charged",
+    "no_energy": "charging began, no energy was metered",
+    "aborted": "ended by a fault of 15 minutes, or by the operator (TX=A)",
+    "power_fail": "ended by a power failure (TX=P)",
+    "not_verified": "a record is missing, not believed or not signed rightly",
+}
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A time as it was signed, its quality (U, I, S, R), and the true one where a later entry of
+    the device shows it."""
+
+    unix_ms: int
+    quality: str
+    true: TrueTime | None = None
+
+    @property
+    def best_ms(self):
+        """The true time where it is known, else the signed one."""
+        return self.true.unix_ms if self.true else self.unix_ms
+
+    @property
+    def known(self):
+        """Whether it is a time of the day at all."""
+        return self.true is not None or self.quality != "U"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a session, Unix ms. `name` is of PHASES, OFF or UNKNOWN."""
+
+    name: str
+    start_ms: int
+    stop_ms: int
+
+    def inside_ms(self, from_ms, to_ms):
+        """So much of it lies in a period."""
+        return max(0, min(self.stop_ms, to_ms) - max(self.start_ms, from_ms))
+
+
+@dataclass
+class ChargingSession:
+    """One session.
+
+    state        "open", "complete" or "broken"; `ok` and `reasons` are the verdict
+    start, stop  Stamp; stop is None while it is open
+    energy_mwh   end register less begin register, both signed; None where not verified or open
+    gap_mwh      part of it that flowed while the device was off: nobody's to pay until the
+                 operator confirms it
+    billable     whether the signed records say so; `why_not` lists what stands against it
+    segments     [(Unix ms at its begin, mWh)] between tariff changes, from signed readings; their
+                 sum is energy_mwh
+    gaps         [(Unix ms, mWh)] of gap energy as the events place it
+    split_ok     the device's verdict on the split: True, False, None without a tariff
+    by_tariff    energy by tariff as the device splits it, gap energy left out
+    phases       without holes from start to stop (to `until_ms` while it is open)
+    duration_s   by the monotonic clock; None where no closing event is stored
+    """
+
+    device: str
+    sid: str
+    key_id: str = ""
+    state: str = "broken"
+    ok: bool = False
+    reasons: tuple = ()
+    start: Stamp | None = None
+    stop: Stamp | None = None
+    begin_mwh: int | None = None
+    end_mwh: int | None = None
+    energy_mwh: int | None = None
+    gap_mwh: int = 0
+    billable: bool = False
+    why_not: tuple = ()
+    ended_by: str = ""
+    user: dict | None = None
+    segments: list = field(default_factory=list)
+    gaps: list = field(default_factory=list)
+    split_ok: bool | None = None
+    currency: str = ""
+    cost_info: int | None = None
+    by_tariff: dict = field(default_factory=dict)
+    phases: list = field(default_factory=list)
+    duration_s: int | None = None
+    duration_pm_s: int = 0
+    faults: int = 0
+    records: list = field(default_factory=list, repr=False)
+
+    @property
+    def start_ms(self):
+        """Best known start, Unix ms; None where there is no readable record."""
+        return self.start and self.start.best_ms
+
+    @property
+    def stop_ms(self):
+        """Best known stop, or up to where its phases are known while it is open."""
+        if self.stop:
+            return max(self.stop.best_ms, self.start_ms)
+        return self.phases[-1].stop_ms if self.phases else self.start_ms
+
+    @property
+    def quality(self):
+        """The worse of both times' qualities."""
+        return min((stamp.quality for stamp in (self.start, self.stop) if stamp),
+                   key="RUIS".index, default="U")
+
+    def phase_ms(self, names, from_ms=-(2**62), to_ms=2**62):
+        """Time in phases of these names, within a period."""
+        return sum(phase.inside_ms(from_ms, to_ms) for phase in self.phases
+                   if phase.name in names)
+
+    @property
+    def charging_ms(self):
+        """Time in which the car asked for current and it flowed."""
+        return self.phase_ms((CHARGING,))
+
+    @property
+    def occupied_ms(self):
+        """Time in which the car was there: pilot B, C or D."""
+        return 0 if self.start is None else self.stop_ms - self.start_ms
+
+    @property
+    def idle_ms(self):
+        """Time after the last charging in which the car kept the place and did not want more."""
+        charged = [phase.stop_ms for phase in self.phases if phase.name == CHARGING]
+        return self.phase_ms(IDLE, charged[-1]) if charged else 0
+
+    def overstay_ms(self, grace_ms):
+        """Idle time beyond the grace that the operator gives."""
+        return max(0, self.idle_ms - grace_ms)
+
+    def energy_until(self, unix_ms):
+        """Energy up to an instant, mWh: in proportion to the charging time, or to all of it where
+        no charging is known. Neighbouring periods add up to the whole."""
+        names = (CHARGING,) if self.charging_ms else tuple({p.name for p in self.phases})
+        whole_ms = self.phase_ms(names)
+        if not whole_ms:
+            return self.energy_mwh if unix_ms > self.start_ms else 0
+        return self.energy_mwh * self.phase_ms(names, to_ms=unix_ms) // whole_ms
+
+    @property
+    def outcome(self):
+        """One of OUTCOMES."""
+        if self.state == "open":
+            return OPEN
+        if not self.ok or self.energy_mwh is None:
+            return "not_verified"
+        if not self.energy_mwh:
+            return "no_energy" if self.charging_ms else "never_charged"
+        return {"A": "aborted", "P": "power_fail"}.get(self.ended_by, SUCCESS)
+
+    def row(self):
+        """A flat dict of whole numbers and texts, for a table or a derived row."""
+        return {
+            "device": self.device, "sid": self.sid, "state": self.state, "ok": int(self.ok),
+            "start_ms": self.start_ms, "stop_ms": self.stop and self.stop_ms,
+            "time_quality": self.quality,
+            "corrected": int(any(stamp and stamp.true for stamp in (self.start, self.stop))),
+            "duration_s": self.duration_s, "energy_mwh": self.energy_mwh,
+            "gap_mwh": self.gap_mwh, "billable": int(self.billable),
+            "why_not": "; ".join(self.why_not), "ended_by": self.ended_by,
+            "outcome": self.outcome, "charging_s": self.charging_ms // 1000,
+            "occupied_s": self.occupied_ms // 1000, "idle_s": self.idle_ms // 1000,
+            "currency": self.currency, "cost_info_minor": self.cost_info}
+
+
+def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_ms=None):
+    """The ChargingSession of the stored rows (backend.store) that carry its id.
+
+    keys      {key id: SPKI} that are trusted for the device
+    times     {(key id, seq): TrueTime}, backend.sessions.device_times
+    alive_ms  {(key id, seq of a boot event): when the device was last known to run}
+    until_ms  up to when the phases of an open session go; None: up to its last event
+    """
+    times, alive_ms = times or {}, alive_ms or {}
+    session = ChargingSession(device, sid)
+    messages = [(row, read_message(row)) for row in sorted(rows, key=lambda row: row.seq)]
+    records = [(row, message) for row, message in messages if row.stream == "rec"]
+    events = [(row, message) for row, message in messages if row.stream == "evt"]
+    verdict = _records(session, records, keys, times)
+    _close(session, [message for _, message in messages])
+    _bill(session, records, verdict)
+    if session.start:
+        _phases(session, events, times, alive_ms, until_ms)
+    return session
+
+
+def read_message(row):
+    """A stored message as a dict; what the collector refused may be anything."""
+    try:
+        message = json.loads(row.payload)
+    except ValueError:
+        message = None
+    return message if isinstance(message, dict) else {}
+
+
+def _stamp(reading, at):
+    time = reading.time
+    return Stamp(round(time.timestamp() * 1000), reading.quality, at)
+
+
+def _records(session, records, keys, times):
+    """Take what is signed; returns the verdict (verify.sessions.Session)."""
+    checked = [(check_record(str(message.get("ocmf")), keys.get(row.key_id)), row)
+               for row, message in records]
+    verdict = check_session([record for record, _ in checked], session.sid)
+    session.records = verdict.records
+    told = [row.why for row, _ in records if row.verdict != "ok" and row.why]
+    found = [text for record in verdict.records for text in record.reasons]
+    session.reasons = tuple(dict.fromkeys([*verdict.reasons, *found, *told]))
+    session.ok = verdict.ok and not told and bool(records)
+    session.state = verdict.state if session.ok else "broken"
+    made = {record.kind: row for record, row in checked}
+    session.key_id = records[0][0].key_id if records else ""
+    for name, kind, reading in (("start", "begin", verdict.begin),
+                                ("stop", "complete", verdict.end)):
+        if reading:
+            row = made.get(kind)
+            setattr(session, name, _stamp(reading, row and times.get((row.key_id, row.seq))))
+    if session.ok:
+        session.begin_mwh = verdict.begin.mwh
+        if session.state == "complete":
+            session.end_mwh = verdict.end.mwh
+            session.energy_mwh = verdict.energy_mwh
+            session.ended_by = verdict.end.tx
+            readings = [verdict.begin, *verdict.changes, verdict.end]
+            session.segments = [
+                (round(before.time.timestamp() * 1000), after.mwh - before.mwh)
+                for before, after in pairwise(readings)]
+    return verdict
+
+
+def _bill(session, records, verdict):
+    """Say whether the signed records can be billed, and what stands against it."""
+    complete = next((record for record in verdict.records if record.kind == "complete"), None)
+    spokesman = complete or (verdict.records[0] if verdict.records else None)
+    if spokesman and spokesman.get("IS") is True:
+        session.user = {name: spokesman.get(name) for name in ("IT", "ID", "IL")}
+    why = list(session.reasons)
+    if not records:
+        why.append("no record is stored")
+    elif session.state == "open":
+        why.append("not ended yet")
+    if complete and session.ok:
+        gap_mwh = complete.get("ZG")
+        session.gap_mwh = gap_mwh if type(gap_mwh) is int else 0
+        if complete.get("ZB") == 0:
+            why.append("marked not billable by the device")
+        if "ZW" in complete.payload:
+            session.split_ok = complete.get("ZW") == 1
+    session.why_not = tuple(dict.fromkeys(why))
+    session.billable = verdict.billable and not session.why_not
+
+
+def _close(session, messages):
+    """Take what the events tell of tariff, duration and faults."""
+    for message in messages:
+        name = message.get("ev")
+        if name in ("open", "close", "tariff") and message.get("cur"):
+            session.currency = message["cur"]
+        if name == FAULT:
+            session.faults += 1
+        if name == "close":
+            session.duration_s = message.get("dur_s")
+            session.duration_pm_s = message.get("dur_pm_s", 0)
+            session.cost_info = message.get("cost")
+            session.by_tariff = dict(message.get("by") or {})
+
+
+def _phases(session, events, times, alive_ms, until_ms):
+    """Cut the session at what its events tell; a session that was cut off by a power failure was
+    off from when the device was last known to run."""
+    marks = []
+    last_ms = session.start.best_ms
+    for row, message in events:
+        at = times.get((row.key_id, row.seq))
+        at_ms = at.unix_ms if at else message.get("ts", 0) * 1000
+        name = message.get("ev")
+        if name == "boot":
+            marks.append((alive_ms.get((row.key_id, row.seq), last_ms), OFF))
+        elif name == "resume":
+            off_ms = message.get("off_ms", -1)
+            if off_ms >= 0 and marks and marks[-1][1] == OFF:
+                marks[-1] = (max(marks[-1][0], at_ms - off_ms), OFF)
+            marks.append((at_ms, UNKNOWN))
+            session.gaps.append((at_ms, message.get("gap_mwh", 0)))
+        elif name in PHASES:
+            marks.append((at_ms, name))
+        last_ms = max(last_ms, at_ms)
+    start_ms = session.start.best_ms
+    stop_ms = session.stop.best_ms if session.stop else max(until_ms or 0, last_ms)
+    stop_ms = max(stop_ms, start_ms)
+    name = UNKNOWN
+    for told_ms, following in [*marks, (stop_ms, UNKNOWN)]:
+        at_ms = min(max(told_ms, start_ms), stop_ms)
+        if at_ms > start_ms:
+            before = session.phases[-1] if session.phases else None
+            if before and before.name == name:
+                session.phases[-1] = Phase(name, before.start_ms, at_ms)
+            else:
+                session.phases.append(Phase(name, start_ms, at_ms))
+            start_ms = at_ms
+        name = following
