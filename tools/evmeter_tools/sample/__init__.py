@@ -1,0 +1,1 @@
+"""Stored data to try reports and pages on: a device on virtual time, and a database filled fast."""
