@@ -1,2 +1,2 @@
-"""The installer's side: what is put on a board; a device on a serial port, or the host board in its
-run folder."""
+"""The installer's side: what is put on a board, and a device on a serial port or in the host
+board's run folder."""

@@ -1,1 +1,1 @@
-"""Stored data to try reports and pages on: a device on virtual time, and a database filled fast."""
+"""Stored data to try reports and pages on: a device on virtual time, a database filled fast."""
