@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chip import Chip
+from repl_device import Chip
 from test_cpy_journal_tool import _sound
 
 ROOT = Path(__file__).resolve().parents[1]

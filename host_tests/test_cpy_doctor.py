@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from chip import Chip
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.host_device import HostDevice, micropython_path
+from repl_device import Chip
 
 ROOT = Path(__file__).resolve().parents[1]
 _CHECKS = ["configuration", "key", "journal", "pilot", "meter", "network", "clock", "broker",

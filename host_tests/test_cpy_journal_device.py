@@ -2,11 +2,11 @@
 
 import pytest
 
-from chip import Chip
 from evmeter_tools.device import run
 from evmeter_tools.errors import UserError
 from evmeter_tools.journal import device as devices
 from evmeter_tools.journal.scan import scan
+from repl_device import Chip
 from test_cpy_journal_tool import _run, _sound
 
 
