@@ -109,6 +109,13 @@ class Chip:
             return ring
         return Counter(0, pin, edge=Counter.FALLING, filter_ns=_FILTER_NS)
 
+    def rom_slots(self):
+        """The two images of the firmware, or None where it lies in files."""
+        from drivers.rom_slots import RomSlots
+
+        found = Partition.find(Partition.TYPE_DATA, label="romfs")
+        return RomSlots(self.nvs, found[0]) if found else None
+
     def journal_flash(self):
         """The journal's flash without a file system. Raises OSError where the partition table is
         another firmware's."""

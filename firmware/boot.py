@@ -1,1 +1,3 @@
-# Nothing runs before main.py.
+import rom_boot
+
+rom_boot.start()

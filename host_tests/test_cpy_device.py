@@ -1,6 +1,7 @@
 """A board's image fits its flash and runs from there; partition tables that cannot be are refused.
 """
 
+import json
 import subprocess
 
 import pytest
@@ -11,6 +12,7 @@ from evmeter_tools.cli import app
 from evmeter_tools.device import boards, image
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import micropython
+from evmeter_tools.paths import ROOT
 
 _MIB = 1024 * 1024
 _MOST_MODULE = 8192  # bytes of bytecode; a module this large should be two
@@ -19,11 +21,29 @@ _LINE = "nvs, data, nvs, 0x9000, 0x6000\n"
 # imports from the second of the two images that the partition has room for
 _FROM_SECOND = """\
 import sys, vfs
+from drivers.rom_slots import RomSlots, mount
+
+class Flash:
+    def ioctl(self, operation, argument):
+        return len(partition) // 4096
+
+class Nvs:
+    state = 0
+    def get_i32(self, key):
+        return self.state
+    def set_i32(self, key, value):
+        self.state = value
+    def commit(self):
+        pass
+
 with open(sys.argv[1], "rb") as file:
-    partition = memoryview(file.read())
-half = len(partition) // 2
-vfs.mount(vfs.VfsRom(partition[half:]), "/rom")
-sys.path.insert(0, "/rom")
+    partition = file.read()
+slots = RomSlots(Nvs(), Flash())
+slots.try_other()
+sys.path[:] = ["", ".frozen"]
+assert mount(slots, partition, vfs, sys.path) == 1
+for name in ("drivers", "drivers.rom_slots"):
+    del sys.modules[name]
 import evmeter.metering.gate, drivers.meter_profile
 print(sys.modules["evmeter.metering.gate"].__file__)
 print(drivers.meter_profile.load_profile("eastron_sdm120")["model"])
@@ -72,9 +92,31 @@ def test_the_second_image_in_the_partition_runs(built, tmp_path):
     (tmp_path / "romfs").write_bytes(b"\xff" * slot + data + b"\xff" * (slot - len(data)))
     (tmp_path / "second.py").write_text(_FROM_SECOND)
     done = subprocess.run([str(micropython()), str(tmp_path / "second.py"),
-                           str(tmp_path / "romfs")], env={"MICROPYPATH": ".frozen"},
+                           str(tmp_path / "romfs")], env={"MICROPYPATH": "%s:.frozen" % ROOT},
                           capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.split() == ["/rom/evmeter/metering/gate.mpy", "SDM120"], done.stderr
+
+
+def _release(*arguments):
+    return CliRunner().invoke(app, ["release", *map(str, arguments)])
+
+
+def test_a_package_is_signed_and_checked(tmp_path):
+    key, file = tmp_path / "key.pem", tmp_path / "x.evu"
+    spki = _release("key", "--out", key).output.strip()
+    assert len(spki) == 182 and key.stat().st_mode & 0o777 == 0o600
+    assert "never overwritten" in str(_release("key", "--out", key).exception)
+    done = _release("pack", "--board", "esp32_devkit", "--key", key, "--counter", 7, "--out", file)
+    assert done.exit_code == 0, done.output
+    done = _release("check", file, "--key", spki, "--json")
+    assert json.loads(done.output)["counter"] == 7
+    other = _release("key", "--out", tmp_path / "other.pem").output.strip()
+    for given, words in (((file, "--key", other), "not signed by that key"),
+                         ((file, "--key", "zz"), "no public key"), ((key,), "no package"),
+                         ((tmp_path / "none",), "cannot be read")):
+        assert words in str(_release("check", *given).exception)
+    file.write_bytes(file.read_bytes()[:-1] + b"\x00")
+    assert "damaged" in str(_release("check", file).exception)
 
 
 def test_plain_files_fit_a_file_system_in_place_of_both(built):

@@ -23,6 +23,7 @@ from evmeter_tools.faults import (
     power_cut,
     rows,
     signatures,
+    update,
 )
 from evmeter_tools.faults.life import Device, OnLittlefs, OnRing, Told
 from evmeter_tools.faults.line import LineUart, Time
@@ -124,6 +125,13 @@ def test_clock_campaign():
 def test_clock_campaign_is_the_same_each_time():
     first, again = (clock.run(600, seed=9, control_trials=0) for _ in range(2))
     assert first.counts == again.counts
+
+
+def test_update_campaign():
+    result = update.run(100)
+    _all_good(result, 100, 5)
+    assert result.counts["cuts"] > 60
+    assert sum(number for name, number in result.counts.items() if "refused" in name) >= 9
 
 
 def test_network_campaign():

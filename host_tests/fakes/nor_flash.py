@@ -36,7 +36,10 @@ class NorFlash:
         at = block * BLOCK_BYTES + offset
         buffer[:] = memoryview(self.image)[at : at + len(buffer)]
 
-    def writeblocks(self, block, buffer, offset):
+    def writeblocks(self, block, buffer, offset=None):
+        if offset is None:
+            self.ioctl(6, block)
+            offset = 0
         trouble = self._trouble()
         if trouble and not self.done_all_the_same:
             raise OSError(self.error)

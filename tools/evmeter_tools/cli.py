@@ -10,6 +10,7 @@ from evmeter_tools.demo import command as demo_command
 from evmeter_tools.device import command as device_command
 from evmeter_tools.device import console
 from evmeter_tools.device.doctor import doctor
+from evmeter_tools.device.release import release
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.command import faults
 from evmeter_tools.journal import command as journal_command
@@ -34,6 +35,7 @@ journal = typer.Typer(help="Read a device's journal out of its flash; never writ
 app.add_typer(emulate, name="emulate")
 app.add_typer(backend, name="backend")
 app.add_typer(journal, name="journal")
+app.add_typer(release, name="release")
 app.command()(demo_command.demo)
 app.command("bench-rig")(demo_command.bench_rig)
 app.command()(verify)

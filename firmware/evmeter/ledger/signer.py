@@ -73,6 +73,20 @@ def generate_key(urandom):
     raise SignerError("the random source gives no number in the key's range: no key was made")
 
 
+def point(spki):
+    """(x, y) of a public key, SubjectPublicKeyInfo in hex. Raises ValueError."""
+    data = binascii.unhexlify(spki)
+    x, y = [int.from_bytes(part, "big") for part in (data[27:59], data[59:])]
+    if len(data) != 91 or data[:27] != SPKI_HEAD or not p256.on_curve(x, y):
+        raise ValueError("no P-256 key")
+    return x, y
+
+
+def key_id(spki):
+    """The short name of a public key, SubjectPublicKeyInfo in hex."""
+    return binascii.hexlify(hashlib.sha256(binascii.unhexlify(spki)).digest()[:4]).decode()
+
+
 def _integer(value):
     data = value.to_bytes(33, "big")
     at = 0
@@ -129,7 +143,7 @@ class SoftwareSigner:
         self._public = _finish(p256.base_mult(self._d, self._random(p256.P)))
         if not p256.on_curve(*self._public):
             raise SignerError("the public key is not on the curve")
-        self.key_id = binascii.hexlify(hashlib.sha256(self._spki()).digest()[:4]).decode()
+        self.key_id = key_id(self.spki_hex())
 
     def _spki(self):
         x, y = self._public

@@ -73,6 +73,14 @@ def romfs(folder):
         return make_romfs(str(folder), mpy_cross=False)
 
 
+def boot_files(folder, arch):
+    """Put into `folder` what lies in the chip's file system whichever image is started."""
+    for name in ("boot.py", "main.py"):
+        shutil.copy(FIRMWARE / name, folder)
+    for name in ("rom_boot.py", "rom_slots.py"):
+        compiled(ROOT / "drivers" / name, Path(name), folder, arch)
+
+
 def build(board, plain=None):
     """The board's image, bytes of its modules by name; the files stay in the folder `plain`.
 
@@ -87,5 +95,5 @@ def build(board, plain=None):
                             "romfs" % (board.name, len(image), board.slot_bytes()))
         if plain:
             shutil.copytree(folder, plain, dirs_exist_ok=True)
-            shutil.copy(FIRMWARE / "main.py", plain)
+            boot_files(plain, board.arch)
     return image, sizes

@@ -112,6 +112,12 @@ def _network(trials, short, progress):
     return network.run(trials, progress=progress)
 
 
+def _update(trials, short, progress):
+    from evmeter_tools.faults import update
+
+    return update.run(trials, progress=progress)
+
+
 def _fuzz(target):
     def run(trials, short, progress):
         return fuzz.fuzz(target, trials, progress=progress)
@@ -138,6 +144,7 @@ CAMPAIGNS = {
     "hostile-signatures": Campaign(_signatures, 1000, 20),
     "clock": Campaign(_clock, 100000, 3000),
     "network-link": Campaign(_network, 20000, 400),
+    "update": Campaign(_update, 3000, 150),
 }
 # likewise, where atheris is
 FUZZ = {"hostile-fuzz-" + target: Campaign(_fuzz(target), 1000000, 20000)

@@ -1,0 +1,277 @@
+"""Campaign `update`: the power goes at every operation of a download, its activation and the first
+minutes of the new firmware, and hostile packages come. The next boot must start the old firmware
+or the new one, whole, and never one that was not to be taken."""
+
+import asyncio
+import random
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from drivers.rom_slots import RomSlots
+from evmeter.system.update import Probation, UpdateError, Updater
+from evmeter_tools.device import package as packages
+from evmeter_tools.faults.ram_flash import RamFlash
+from evmeter_tools.faults.result import Result
+
+_BOARD = "esp32_devkit"
+_BLOCKS = 12  # two halves of 24 KiB
+_TEARS = 3
+_ENOUGH = 50  # violations
+
+
+class _Nvs:
+    """The second store. With `ops`, the list of what is still done before the power goes, it dies
+    together with the flash."""
+
+    def __init__(self, flash, values):
+        self._flash = flash
+        self.values = dict(values)
+
+    def get_i32(self, key):
+        if key not in self.values:
+            raise OSError(0x1102)
+        return self.values[key]
+
+    def set_i32(self, key, value):
+        """Whole or not at all; it counts as an operation of the flash."""
+        flash = self._flash
+        if flash.dead:
+            raise OSError(5)
+        flash.operations += 1
+        if flash.cut_at is not None:
+            flash.dead = flash.cut_at == 0
+            flash.cut_at -= 1
+            if flash.dead:
+                raise OSError(5)
+        self.values[key] = value
+
+    def commit(self):
+        """`set_i32` has done it."""
+
+
+class _Quiet:
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        return False
+
+
+class _Clock:
+    def __init__(self):
+        self.now_ms = 0
+
+    def mono_ms(self):
+        return self.now_ms
+
+
+class Device:
+    """One life of a device over a flash image and the second store's values."""
+
+    slots_class = RomSlots
+    updater_class = Updater
+
+    def __init__(self, image, values, spki):
+        self.flash = RamFlash(_BLOCKS, image)
+        self.nvs = _Nvs(self.flash, values)
+        self.slots = self.slots_class(self.nvs, self.flash)
+        self.updater = self.updater_class(self.slots, _BOARD, [spki], self.nvs, _Quiet())
+
+    def boot(self):
+        """What the chooser starts: the bytes of the half."""
+        slot = self.slots.choose()
+        size = self.slots.slot_bytes
+        return bytes(self.flash.image[slot * size : (slot + 1) * size])
+
+    def take(self, package, activate=True):
+        """Download and activate a package."""
+        head, image, _ = packages.split(package)
+        asyncio.run(self._take(head, image, activate))
+
+    async def _take(self, head, image, activate):
+        have = await self.updater.begin(head)
+        for at in range(have, len(image), 2048):
+            await self.updater.data(at, image[at : at + 2048])
+        if activate:
+            await self.updater.activate()
+
+    def live_well(self):
+        """The first minutes of a firmware on trial."""
+        clock = _Clock()
+        probation = Probation(self.slots, self.nvs, clock, lambda: True, lambda: True)
+        while not probation.check():
+            clock.now_ms += 1000
+
+
+class _NoHash(Updater):
+    """Wrong: tries an image without looking whether it is the manifest's."""
+
+    async def activate(self):
+        self._nvs.set_i32("upd_new", self.fields["counter"])
+        self._slots.try_other()
+        return self.fields
+
+
+class _NoSignature(Updater):
+    """Wrong: takes anybody's manifest."""
+
+    async def _verify(self, digest, r, s):
+        return None
+
+
+class _NoCounter(Updater):
+    """Wrong: takes an older firmware."""
+
+    async def begin(self, head):
+        held = self._nvs.values.pop("upd_ctr", None)
+        try:
+            return await super().begin(head)
+        finally:
+            if held is not None:
+                self._nvs.values["upd_ctr"] = held
+
+
+class _InPlace(RomSlots):
+    """Wrong: writes over what runs."""
+
+    def write(self, block, data):
+        self._flash.writeblocks(block + self._first(self.running), data)
+
+
+class _TrustsAtOnce(RomSlots):
+    """Wrong: a new firmware has no trial."""
+
+    def try_other(self):
+        self._keep(1 - self.running)
+
+
+def _spki(key):
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo).hex()
+
+
+class _Campaign:
+    """All trials over one pair of images and keys."""
+
+    def __init__(self, device_class, seed, size):
+        self.rng = rng = random.Random(seed)
+        self.device_class = device_class
+        self.key, self.other = (ec.derive_private_key(rng.randrange(1, 1 << 250), ec.SECP256R1())
+                                for _ in range(2))
+        self.old, self.new = rng.randbytes(size), rng.randbytes(size)
+        half = _BLOCKS // 2 * 4096
+        self.start = bytearray(b"\xff" * 2 * half)
+        self.start[: len(self.old)] = self.old
+        self.package = packages.pack(self.new, self.key, _BOARD, "0.2.0", 7)
+
+    def device(self, image=None, values=None):
+        return self.device_class(image or self.start, {"upd_ctr": 3} if values is None else values,
+                                 _spki(self.key))
+
+    def starts(self, device):
+        """Which firmware a boot starts: "old", "new" or None for none that is whole."""
+        found = device.boot()
+        for name, image in (("old", self.old), ("new", self.new)):
+            if found[: len(image)] == image:
+                return name
+        return None
+
+    def cut(self, at, tear):
+        """The power goes at operation `at` of everything; returns (whether it went, what is
+        wrong or "")."""
+        device = self.device()
+        device.flash.cut_at, device.flash.tear = at, tear
+        try:
+            device.take(self.package)
+            device.boot()
+            device.live_well()
+        except OSError:
+            if not device.flash.dead:
+                raise
+        except UpdateError as error:
+            return False, "a good package is refused: %s" % error
+        cut = device.flash.dead
+        later = self.device(device.flash.image, device.nvs.values)
+        runs = self.starts(later)
+        if runs is None:
+            return cut, "nothing whole is started"
+        on_trial = later.slots.on_trial
+        if not on_trial and later.nvs.values.get("upd_ctr", 0) < (7 if runs == "new" else 3):
+            return cut, "the counter fell behind what is trusted"
+        if on_trial:  # never confirmed: the old one comes back
+            seen = [self.starts(later) for _ in range(4)]
+            if seen[-1] != "old" or None in seen:
+                return cut, "a trial that is never confirmed does not end"
+        elif runs == "old":  # it can be had again
+            try:
+                later.take(self.package)
+            except UpdateError as error:
+                return cut, "the update cannot be had again: %s" % error
+            if self.starts(later) != "new":
+                return cut, "the update is taken again, and not started"
+        return cut, ""
+
+    def hostile(self):
+        """(what, package) that must not be taken."""
+        rng, new = self.rng, self.new
+        wrong = bytearray(self.package)
+        wrong[rng.randrange(6, len(wrong) - len(new))] ^= 1 << rng.randrange(8)
+        yield "a flipped bit in the head", bytes(wrong)
+        yield "another key", packages.pack(new, self.other, _BOARD, "0.2.0", 8)
+        yield "an older counter", packages.pack(new, self.key, _BOARD, "0.1.0",
+                                                rng.randrange(0, 4))
+        yield "another board", packages.pack(new, self.key, "esp32_s3_devkit", "0.2.0", 8)
+        yield "too large", packages.pack(rng.randbytes(6 * 4096 + 1), self.key, _BOARD, "1", 8)
+        yield "empty", packages.pack(b"", self.key, _BOARD, "0.2.0", 8)
+        cut = rng.randrange(len(self.package))
+        yield "cut short", self.package[:cut]
+        changed = bytearray(new)
+        changed[rng.randrange(len(new))] ^= 1 << rng.randrange(8)
+        yield "another image", self.package[: -len(new)] + bytes(changed)
+        yield "longer than it says", self.package + b"\x00"
+
+    def refuses(self, package):
+        """Whether a device refuses a package and goes on with what it has."""
+        device = self.device()
+        at = 6 + int.from_bytes(package[4:6], "little") + 64
+        head, image = package[:at], package[at:]
+        try:
+            asyncio.run(device._take(head, image, True))
+        except (UpdateError, ValueError):
+            later = self.device(device.flash.image, device.nvs.values)
+            return self.starts(later) == "old" and not later.slots.on_trial
+        return False
+
+
+def _run(result, campaign, trials, progress=lambda done, all_: None):
+    at = tear = 0
+    while result.trials < trials and result.violations < _ENOUGH:
+        progress(result.trials, trials)
+        cut, wrong = campaign.cut(at, tear)
+        result.trials += 1
+        result.counts["cuts"] += cut
+        if wrong:
+            result.wrong("cut at %d, torn %d: %s" % (at, tear, wrong))
+        at += 1
+        if not cut:
+            at, tear = 0, tear + 1
+            if tear == _TEARS:
+                tear = 0
+                for what, package in campaign.hostile():
+                    result.trials += 1
+                    result.counts["refused: " + what] += 1
+                    if not campaign.refuses(package):
+                        result.wrong("taken: " + what)
+
+
+def run(trials, seed=1, progress=lambda done, all_: None):
+    """At least `trials` cuts and hostile packages."""
+    result = Result("update")
+    _run(result, _Campaign(Device, seed, 5 * 4096 + 100), trials, progress)
+    for wrong in (_NoHash, _NoSignature, _NoCounter, _InPlace, _TrustsAtOnce):
+        name = "slots_class" if issubclass(wrong, RomSlots) else "updater_class"
+        tried = Result("")
+        _run(tried, _Campaign(type("Wrong", (Device,), {name: wrong}), seed, 9000), 120)
+        result.controls[wrong.__doc__.removeprefix("Wrong: ").rstrip(".")] = bool(tried.violations)
+    return result
