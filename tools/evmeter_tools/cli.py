@@ -10,6 +10,7 @@ from evmeter_tools.demo import command as demo_command
 from evmeter_tools.device import command as device_command
 from evmeter_tools.device import console
 from evmeter_tools.device.doctor import doctor
+from evmeter_tools.device.provision import provision
 from evmeter_tools.device.release import release
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.command import faults
@@ -42,6 +43,7 @@ app.command()(verify)
 app.command()(receipt)
 app.command()(selftest)
 app.command()(scan)
+app.command()(provision)
 app.command()(doctor)
 app.command()(console.logs)
 app.command()(console.shell)

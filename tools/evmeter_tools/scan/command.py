@@ -197,8 +197,9 @@ def scan(
 
 
 def run(port, baud=None, parity=None, unit=None, seconds=120, as_json=False, opened=open_port):
-    """The command after its options were checked; `opened` replaces `open_port`. Raises UserError
-    where nothing was found, or nothing that a profile fits."""
+    """The command after its options were checked; `opened` replaces `open_port`. Returns the
+    configuration's section `meter`. Raises UserError where nothing was found, or nothing that a
+    profile fits."""
     firmware.reach()
     profiles = load_profiles()
     all_tries = candidates(profiles, (baud,) if baud else BAUDS,
@@ -222,3 +223,4 @@ def run(port, baud=None, parity=None, unit=None, seconds=120, as_json=False, ope
     if not as_json:
         _report(found, profiles)
         sys.stdout.flush()
+    return snippet(found, profiles[found.fits[0]])

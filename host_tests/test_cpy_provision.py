@@ -1,0 +1,111 @@
+"""`evmeter provision` on the host board and over a serial port."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pypdf import PdfReader
+
+from evmeter_tools.backend.store import Store
+from evmeter_tools.host_device import micropython_path
+from repl_device import Chip
+
+ROOT = Path(__file__).resolve().parents[1]
+_CONFIG = {"id": "charger-17", "meter": {"profile": "eastron_sdm120", "p_max_w": 7400},
+           "mqtt": {"host": "broker.example", "ca": "@ca.pem"}}
+_ANSWERS = ["charger-18", "DE*EVM*E1", "eastron_sdm630", "9600", "N", "1", "22000", "fe3",
+            "127.0.0.1", "1883", "", "", "ptb.example time.example", "site", "secret123", ""]
+
+
+def _provision(*arguments, answers=None):
+    done = subprocess.run(
+        [sys.executable, "-m", "evmeter_tools.cli", "provision", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=120,
+        input="".join(line + "\n" for line in answers) if answers else None,
+        env=dict(os.environ, PYTHONPATH=str(ROOT / "tools")))
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "ca.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\n"
+                                      + base64.encodebytes(b"der" * 30)
+                                      + b"-----END CERTIFICATE-----\n")
+    path = tmp_path / "charger.json"
+    path.write_text(json.dumps(_CONFIG))
+    return path
+
+
+def test_a_device_is_commissioned_enrolled_and_labelled(file, tmp_path):
+    folder, label, db = tmp_path / "run", tmp_path / "label.pdf", tmp_path / "x.sqlite"
+    arguments = (file, "--dir", folder, "--db", db, "--label", label, "--page",
+                 "https://verify.example/charger-17", "--json")
+    code, out, error = _provision(*arguments)
+    assert code == 0, error
+    known = json.loads(out)
+    assert known["formatted"] is True
+    store = Store(db)
+    assert store.trusted() == {("charger-17", known["k"]): known["spki"]}
+    store.close()
+    text = PdfReader(label).pages[0].extract_text()
+    assert "charger-17" in text and known["k"] in text and "No conformity" in text
+    written = json.loads((folder / "config.json").read_text())
+    assert base64.b64decode(written["mqtt"]["ca"]) == b"der" * 30
+    code, out, _ = _provision(*arguments)  # once more: key and journal stay
+    assert code == 0 and json.loads(out) == {**known, "formatted": False}
+
+
+def test_questions_in_place_of_a_file(tmp_path):
+    code, out, error = _provision("--dir", tmp_path / "run", "--save", tmp_path / "kept.json",
+                                  answers=_ANSWERS)
+    assert code == 0, error
+    assert "not enrolled: evmeter backend enrol charger-18" in out
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written == json.loads((tmp_path / "kept.json").read_text())
+    assert written["meter"] == {"profile": "eastron_sdm630", "baud": 9600, "parity": "N",
+                                "unit": 1, "p_max_w": 22000}
+    assert written["mqtt"] == {"host": "127.0.0.1", "port": 1883, "tls": "off"}
+    assert written["clock"] == {"servers": ["ptb.example", "time.example"]}
+    assert written["network"]["ssid"] == "site"
+
+
+def test_over_a_serial_port(file, tmp_path):
+    folder = tmp_path / "chip"
+    folder.mkdir()
+    chip = Chip(folder, path=micropython_path(), heap="512k", EVMETER_HOST_DIR=str(folder))
+    (folder / "flash.img").unlink()  # the board makes its own
+    try:
+        code, out, error = _provision(file, "--port", chip.port, "--json")
+    finally:
+        chip.close()
+    assert code == 0, error
+    assert json.loads(out)["id"] == "charger-17" and chip.resets == 1
+    assert json.loads((folder / "config.json").read_text())["id"] == "charger-17"
+
+
+@pytest.mark.parametrize(("change", "more", "words"), [
+    ({"id": "_x"}, (), "id is '_x'"),
+    ({"colour": "red"}, (), "unknown field colour"),
+    ({"mqtt": {"host": "h", "ca": "@none.pem"}}, (), "none.pem cannot be read"),
+    ({}, ("--label", "x.pdf", "--page", "verify.example"), "must begin with https://"),
+    ({}, ("--port", "/dev/x"), "give the device as --port"),
+])
+def test_nothing_is_touched_where_something_is_wrong(file, tmp_path, change, more, words):
+    file.write_text(json.dumps({**_CONFIG, **change}))
+    code, out, error = _provision(file, "--dir", tmp_path / "run", *more)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert words in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", None])
+def test_a_file_that_is_none(tmp_path, text):
+    path = tmp_path / "c.json"
+    if text is not None:
+        path.write_text(text)
+    code, _, error = _provision(path, "--dir", tmp_path / "run")
+    assert code == 2 and error.count("\n") == 1

@@ -1,0 +1,199 @@
+"""`evmeter provision`: configuration and key onto a device, its public key into the backend."""
+
+import base64
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evmeter_tools import firmware
+from evmeter_tools.device import run
+from evmeter_tools.device.label import label as make_label
+from evmeter_tools.errors import UserError
+from evmeter_tools.host_device import HostDevice
+
+_PROGRAM = "from evmeter.system import provision\nprovision.main()\n"
+# whole or not at all; a device starts in the folder /
+_WRITE = """
+import os
+with open("config.new", "w") as file:
+    file.write(%r)
+os.rename("config.new", "config.json")
+print('{"written": true}')
+"""
+_CERTIFICATES = ("ca", "certificate", "key")
+
+
+def _der(path, field):
+    """A certificate or key, PEM or DER, as base64 of its DER."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError("%s: %s cannot be read: %s" % (field, path, error.strerror)) from None
+    found = re.search(rb"-----BEGIN [A-Z ]+-----\s(.*?)-----END", data, re.S)
+    if found:
+        return b"".join(found.group(1).split()).decode()
+    return base64.b64encode(data).decode()
+
+
+def _read(path):
+    """A configuration from a file; `@name` in place of a certificate is a file beside it."""
+    try:
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict):
+            raise ValueError
+    except OSError as error:
+        raise UserError("%s: cannot be read: %s" % (path, error.strerror)) from None
+    except ValueError:
+        raise UserError("%s is no JSON object" % path) from None
+    mqtt = config.get("mqtt")
+    for name in _CERTIFICATES if isinstance(mqtt, dict) else ():
+        if isinstance(mqtt.get(name), str) and mqtt[name].startswith("@"):
+            mqtt[name] = _der(path.parent / mqtt[name][1:], "mqtt." + name)
+    return config
+
+
+def _ask_meter(scan_port):
+    if scan_port:
+        from evmeter_tools.scan.command import run as scan
+
+        meter = scan(scan_port)
+    else:
+        meter = {"profile": typer.prompt("Meter profile ('evmeter scan' finds it)",
+                                         default="eastron_sdm120"),
+                 "baud": typer.prompt("Line speed", default=9600),
+                 "parity": typer.prompt("Parity N, E or O", default="N"),
+                 "unit": typer.prompt("Modbus unit", default=1)}
+    if meter.get("serial", "").startswith("<"):
+        meter["serial"] = typer.prompt("Serial number on the meter's label")
+    meter["p_max_w"] = typer.prompt("Most power that the installation draws, W",
+                                    default=meter.get("p_max_w", 22000))
+    return meter
+
+
+def _ask(scan_port):
+    """The configuration by questions."""
+    config = {"id": typer.prompt("Charger's id (A-Z a-z 0-9 _ -, at most 20)")}
+    evse_id = typer.prompt("EVSE id for the records (empty: none)", default="")
+    if evse_id:
+        config["evse_id"] = evse_id
+    config["meter"] = _ask_meter(scan_port)
+    config["pilot"] = {"front_end": typer.prompt("Pilot front end: fe1, fe2, fe3",
+                                                 default="fe3")}
+    mqtt = config["mqtt"] = {"host": typer.prompt("Broker's host name")}
+    mqtt["port"] = typer.prompt("Broker's port", default=8883)
+    ca = typer.prompt("File of the broker's CA certificate (empty: not verified)", default="")
+    if ca:
+        mqtt["ca"] = _der(Path(ca), "mqtt.ca")
+    else:
+        mqtt["tls"] = "off" if mqtt["port"] == 1883 else "insecure"
+    user = typer.prompt("User at the broker (empty: none)", default="")
+    if user:
+        mqtt["user"] = user
+        mqtt["password"] = typer.prompt("Password", hide_input=True)
+    servers = typer.prompt("Time servers, with spaces between", default="pool.ntp.org")
+    config["clock"] = {"servers": servers.split()}
+    ssid = typer.prompt("Wi-Fi name (empty: Ethernet)", default="")
+    if ssid:
+        config["network"] = {"ssid": ssid,
+                             "password": typer.prompt("Wi-Fi password", hide_input=True)}
+    tariff = typer.prompt("File of the tariff, JSON (empty: none)", default="")
+    if tariff:
+        config["tariff"] = _read(Path(tariff))
+    return config
+
+
+def _check(config):
+    """By the firmware's own rules, before anything is touched. Returns the text."""
+    firmware.reach()
+    from evmeter.system.config import ConfigError, parse
+
+    text = json.dumps(config)
+    try:
+        parse(text)
+    except ConfigError as error:
+        raise UserError("the configuration: %s" % error) from None
+    return text
+
+
+def _put(text, port, folder, config):
+    if folder:
+        HostDevice(folder).write_config(config)
+    elif not any(run.objects(_WRITE % text, port=port)):
+        raise UserError("%s: the configuration was not taken" % port)
+
+
+def _enrol(known, db):
+    from evmeter_tools.backend.store import Store
+
+    if "://" not in db:
+        Path(db).parent.mkdir(parents=True, exist_ok=True)
+    store = Store(db)
+    try:
+        store.enrol(known["id"], known["k"], known["spki"])
+    finally:
+        store.close()
+
+
+def provision(
+    file: Annotated[
+        Path | None, typer.Argument(help="The configuration, JSON; without it, questions")
+    ] = None,
+    port: Annotated[str | None, typer.Option(help="Serial port of the device")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="Run folder of the host board, in its place")
+    ] = None,
+    scan: Annotated[
+        str | None, typer.Option(help="Serial port on which to look for the meter first")] = None,
+    db: Annotated[
+        str | None, typer.Option(help="Database of the backend, to enrol the key in")] = None,
+    label: Annotated[
+        Path | None, typer.Option(help="File for the label, PDF of 100 x 62 mm")] = None,
+    page: Annotated[
+        str | None, typer.Option(help="Address of the page that verifies records")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="File to keep what was answered in")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the device's public facts")]
+    = False,
+):
+    """Commission a device: its configuration, its journal, a key made on it; then its public key
+    into the backend and onto a label.
+
+    Nothing is touched before the configuration was checked whole. A key and a journal that are
+    there are kept.
+
+    Example: evmeter provision charger-17.json --port /dev/ttyUSB0 --label charger-17.pdf
+    """
+    if (port is None) == (folder is None):
+        raise UserError("give the device as --port or the host board's run folder as --dir")
+    config = _read(file) if file else _ask(scan)
+    text = _check(config)
+    if label:  # an address that is none is told before, too
+        make_label("x", "x", "00", page)
+    if save:
+        save.write_text(json.dumps(config, indent=1) + "\n")
+    _put(text, port, folder, config)
+    try:
+        known = next((one for one in run.objects(_PROGRAM, port=port, folder=folder)
+                      if "spki" in one), None)
+    finally:
+        if port:
+            run.reset(port)
+    if not known:
+        raise UserError("the device made no key; is the firmware on it?")
+    if db:
+        _enrol(known, db)
+    if label:
+        label.write_bytes(make_label(known["id"], known["k"], known["spki"], page))
+    if as_json:
+        print(json.dumps(known))
+        return
+    print("%s: key %s, journal %s" % (known["id"], known["k"],
+                                      "formatted" if known["formatted"] else "kept as it was"))
+    print("public key %s" % known["spki"])
+    print("enrolled in %s" % db if db else
+          "not enrolled: evmeter backend enrol %s %s..." % (known["id"], known["spki"][:16]))
+    if label:
+        print("label in %s" % label)
