@@ -15,6 +15,7 @@ gap_ms*          silence the meter asks for before a request (0)
 latency_ms*      how late its reply may begin (300)
 step_mwh         the step of its import register; where it is not known, one that is too large
 rollover_mwh*    where the import register starts again at 0 (0: not known)
+signed*          "bsm": the meter signs records of its own (drivers/signing_meter.py), else ""
 missing*         type -> the code that means "not available", as an integer
 billing          quantity -> [address, type, unit, exponent*, scale factor*]: the register times
                  10**exponent is the quantity in that unit. A scale factor is the address of a
@@ -52,7 +53,7 @@ _TEXTS = {"str2": 2, "str8": 8, "str16": 16}
 _NAMES = {"serial": (None, ("",)), "code": (None, ("",)), "firmware": (None, ("",))}
 _OBJECT = {}
 _DEFAULTS = {"note": "", "identity_function": 3, "gap_ms": 0, "latency_ms": 300,
-             "rollover_mwh": 0, "missing": {}, "slow": {}, "identity": {}}
+             "rollover_mwh": 0, "signed": "", "missing": {}, "slow": {}, "identity": {}}
 # field -> allowed values (tuple), lowest and highest (list), most characters, or a JSON object
 _RULES = {
     "make": 40, "model": 40, "line": 40, "note": 240,
@@ -67,6 +68,7 @@ _RULES = {
     "latency_ms": [20, 5000],
     "step_mwh": [1, 1000000],
     "rollover_mwh": [0, 10**15],
+    "signed": ("", "bsm"),
     "missing": _OBJECT, "billing": _OBJECT, "slow": _OBJECT, "identity": _OBJECT,
 }
 

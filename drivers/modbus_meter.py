@@ -63,7 +63,8 @@ class ModbusMeter:
     `profile` is a profile's name, or its dict. `serial` is the number on the label; it counts
     where the meter has no register for it. `total_is_import`: nothing is ever exported here, so
     that a meter with no import register bills from its total. Attributes: make, model, phases,
-    step_mwh, rollover_mwh (0: not known), confidence, note, label_serial. Raises ProfileError.
+    step_mwh, rollover_mwh (0: not known), signed, confidence, note, label_serial. Raises
+    ProfileError.
     """
 
     def __init__(self, bus, profile, unit, serial=None, total_is_import=False):
@@ -87,6 +88,7 @@ class ModbusMeter:
         self.phases = profile["phases"]
         self.step_mwh = profile["step_mwh"]
         self.rollover_mwh = profile["rollover_mwh"]
+        self.signed = profile["signed"]
         self.label_serial = serial
         bus.gap_ms = max(bus.gap_ms, profile["gap_ms"])
         char_us = bus.char_us

@@ -91,6 +91,13 @@ class App:
         self._build_pilot(settings["pilot"])
         self.keeper = SessionKeeper(settings, self.clock, self.poll, self.ledger, self.journal,
                                     self.alarms, board)
+        self.pass_through = None
+        if self.signing_meter:
+            from evmeter.metering.pass_through import PassThrough
+
+            self.pass_through = PassThrough(self.signing_meter, self.ledger, self.clock,
+                                            self.alarms)
+            self.keeper.on_edge = self.pass_through.edge
         if settings["tariff"]:
             forget("evmeter.session", "windows")
         self._set_base()
@@ -182,12 +189,15 @@ class App:
         return conditions
 
     def _build_meter(self, settings):
-        self.pulses = self.crosscheck = None
+        self.pulses = self.crosscheck = self.signing_meter = None
         try:
             if settings["profile"] == "pulse":
                 meter = self._pulse_meter(settings)
             else:
                 meter = self._modbus_meter(settings)
+            if settings["pass_through"] and not self.signing_meter:
+                raise ValueError("pass_through is true, but a %s signs no records of its own"
+                                 % meter.model)
         except ValueError as error:
             raise StartError("meter: %s" % error) from None
         self.gate = Gate(settings["p_max_w"], meter.step_mwh)
@@ -212,6 +222,10 @@ class App:
         bus = ModbusRtu(uart, settings["baud"], char_bits, board.rs485_de)
         meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"],
                             settings["total_is_import"])
+        if settings["pass_through"] and meter.signed:
+            from drivers.signing_meter import SigningMeter
+
+            self.signing_meter = SigningMeter(bus, settings["unit"])
         if settings["imp_per_kwh"]:
             from evmeter.metering.crosscheck import CrossCheck
 
@@ -413,6 +427,8 @@ class App:
         start("session", self.keeper.run)
         start("house", self._keep_house)
         start("books", self._keep_books)
+        if self.pass_through:
+            start("meter records", self.pass_through.run)
         if self.safe:
             log.error("safe: %d lives were short; the network waits for 10 minutes",
                       self._short_lives - 1)

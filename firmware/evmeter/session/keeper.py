@@ -31,6 +31,7 @@ class SessionKeeper(OpenSession):
         self.ended_unix_ms = 0
         self._steps = 0  # of the clock, at the session's begin or the boot
         self.refused = ""
+        self.on_edge = None  # called with ("B" or "E", session id, user) once the record is kept
         self.alive = None
         self.sleep_ms = asyncio.sleep_ms  # a test lets its own time pass
 
@@ -192,6 +193,8 @@ class SessionKeeper(OpenSession):
                 self.split.doubt("clock behind the record before")
         self.started_ms = at_ms
         self._steps = self.clock.steps
+        if self.on_edge:
+            self.on_edge("B", self.sid, user)
         self.refused = ""
         self._alarms.clear(codes.SESSION_REFUSED)
         if self.permit:
@@ -270,6 +273,8 @@ class SessionKeeper(OpenSession):
             "dur_pm_s": session.duration_pm_s, "late_ms": late_ms if late_ms > _PROMPT_MS else 0,
             "bill": 1 if billable else 0})
         await self.ledger.event(rules.CLOSE, self.sid, at_ms, fields)
+        if self.on_edge:
+            self.on_edge("E", self.sid, session.user)
         self.session = self.split = self.progress = None
         self.sid = ""
         self.board.rtc_memory(b"")

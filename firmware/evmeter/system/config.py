@@ -34,6 +34,7 @@ FIELDS = {
         "stop": ((1, 2), 0, 0, 1),
         "serial": ("text?", 1, 32, None),
         "total_is_import": ("bool", 0, 0, False),
+        "pass_through": ("bool", 0, 0, False),  # the records that the meter signs itself, too
         "imp_per_kwh": ("int", 0, 100000, 0),  # beside Modbus: the pulses are checked against it
         "p_max_w": ("int", 100, 500000, REQUIRED),
         "period_ms": ("int", 200, 60000, 1000),
