@@ -18,6 +18,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from evmeter_tools.bench.misbehaviour import Misbehaviour
 from evmeter_tools.bench.profile import Profile
+from evmeter_tools.bench.signing import SigningPart
 from evmeter_tools.bench.wire import PortWire, Wire
 from evmeter_tools.errors import UserError
 
@@ -32,6 +33,7 @@ _CODES = {"eastron_sdm120": 0x0020, "eastron_sdm630": 0x0070, "eastron_sdm72d_v1
 # What Eastron's meters have beside the profile: the total and the demand, which nobody bills from.
 _EASTRON = {0x0054: "power", 0x0156: "import"}
 _EASTRON_END = 0x015A
+_WRITE = 16
 _HOLE = 128  # registers between two quantities that answer with 0; beyond that there is nothing
 _CHAR_BITS = {"N": 10, "E": 11, "O": 11}
 
@@ -73,6 +75,9 @@ class EmulatedMeter:
         self._load_mw = 0
         self._since_ns = time.monotonic_ns()
         self._server = None
+        self.signing = None
+        if self.profile.data.get("signed"):
+            self.signing = SigningPart(serial, lambda: self.register_wh)
         self.wire = None if port else Wire(baud, _CHAR_BITS[parity], unit)
         self.path = port or self.wire.device_path
 
@@ -131,11 +136,16 @@ class EmulatedMeter:
         words.update(self.profile.words(values))
         return self.fault.words(words) if self.fault else words
 
-    async def _answer(self, function, start, address, count, registers, _set_values):
+    async def _answer(self, function, start, address, count, registers, values):
         """Called by pymodbus for each request; returns an exception code or None."""
+        if self.signing:
+            await self.signing.ready()
         late_ms = self.fault.asked(self.unit, function, address, count) if self.fault else 0
         await asyncio.sleep((self.latency_ms + late_ms) / 1000)
         profile = self.profile
+        if function == _WRITE and self.signing:
+            self.signing.write(address, values)
+            return None
         if function not in (profile.function, profile.identity_function):
             return ExcCodes.ILLEGAL_FUNCTION
         if count > profile.max_registers:
@@ -143,7 +153,10 @@ class EmulatedMeter:
         if function == profile.function:
             if profile.eastron and (address & 1 or count & 1):
                 return ExcCodes.ILLEGAL_ADDRESS  # the vendor's document: even start, even count
-            for at, word in self._words().items():
+            words = self._words()
+            if self.signing and address in self.signing.addresses:
+                words = self.signing.words(address, count)
+            for at, word in words.items():
                 registers[at - start] = word
         return None
 
@@ -163,6 +176,8 @@ class EmulatedMeter:
         memory = {3: {}, 4: {}}
         memory[profile.identity_function].update(identity)
         memory[profile.function].update(self._words())
+        if self.signing:
+            memory[profile.function].update(dict.fromkeys(self.signing.addresses, 0))
         if profile.eastron:
             memory[profile.function].update(dict.fromkeys((0, _EASTRON_END - 1), 0))
         found = []

@@ -120,6 +120,9 @@ class Rig:
         if self._meter:
             found["register_wh"] = self._meter.register_wh
             found["register_bits"] = self._meter.register_bits
+            step_mwh = self._meter.profile.data["step_mwh"]
+            found["register_mwh"] = ((self._meter.register_mwh + step_mwh // 2)
+                                     // step_mwh * step_mwh)
             found["requests"] = self._meter.wire.requests
         if self._output:
             found["pulses_due"] = self._output.train.due
@@ -229,7 +232,7 @@ async def _run(options):
     meter = None
     if not options.meter:
         meter = EmulatedMeter(
-            unit=options.unit, baud=options.baud, parity=options.parity, serial=options.serial,
+            profile=options.profile, unit=options.unit, baud=options.baud, parity=options.parity, serial=options.serial,
             latency_ms=options.latency_ms, register_wh=options.register_wh)
         await meter.start()
     path = options.meter or meter.path
@@ -259,6 +262,7 @@ def _options():
     parser = argparse.ArgumentParser(description="emulated meter, vehicle and pulses")
     parser.add_argument("--dir", required=True, help="run folder of the device")
     parser.add_argument("--meter", help="serial port of a real meter; default: an emulated one")
+    parser.add_argument("--profile", default="eastron_sdm120", help="which meter is emulated")
     parser.add_argument("--baud", type=int, default=9600)
     parser.add_argument("--parity", choices=PARITIES, default="N")
     parser.add_argument("--unit", type=int, default=1)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from evmeter_tools.backend.broker import Broker
 from evmeter_tools.backend.store import Store
-from evmeter_tools.bench.meter import float_bits_mwh
 from evmeter_tools.bench.rig_client import Rig
 from evmeter_tools.bench.watch import Watch
 from evmeter_tools.errors import UserError
@@ -24,14 +23,16 @@ class Bench:
 
     `meter` is a real serial port in place of the emulated meter. `front_end` (fe1, fe2, fe3) is
     the pilot's, on both sides. `pulses`: imp/kWh of an S0 output (0: none), which the firmware
-    checks against the register, or with `pulse_meter` reads in its place. `rig_options`: more
+    checks against the register, or with `pulse_meter` reads in its place. `meter_settings`: of the
+    configuration's `meter`, a dict; its profile is the one that is emulated. `rig_options`: more
     options of bench/rig.py, as ("--set", "low_mv=-10700"). `config`: more sections of the device's
     configuration.
     """
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
                  checkpoint_s=60, battery=True, broker_kind=None, interpreter=None,
-                 front_end="fe3", pulses=0, pulse_meter=False, rig_options=(), config=None):
+                 front_end="fe3", pulses=0, pulse_meter=False, meter_settings=(), rig_options=(),
+                 config=None):
         self.folder = Path(folder).resolve()
         self.device_id = device_id
         self.notices = []
@@ -45,6 +46,7 @@ class Bench:
         self._rig_options = ["--front-end", front_end, "--pulses", str(pulses), *rig_options]
         self._imp = pulses
         self._pulse_meter = pulse_meter
+        self._reading = {"profile": "eastron_sdm120", "baud": baud, **dict(meter_settings)}
         self._collector = None
         self._parts = []
         self._broker = Broker(self.folder / "broker", kind=broker_kind)
@@ -83,11 +85,13 @@ class Bench:
         if self._broker.notice:
             self.notices.append(self._broker.notice)
         options = ["--baud", str(self._baud), *self._rig_options]
+        if not self._pulse_meter:
+            options += ["--profile", self._reading["profile"]]
         if self._meter:
             options += ["--meter", self._meter]
         self.rig = Rig(self.folder, options)
         self.start_mwh = None if self._meter and not self._pulse_meter else self.register_mwh()
-        reading = {"profile": "eastron_sdm120", "baud": self._baud}
+        reading = self._reading
         if self._pulse_meter:
             reading = {"profile": "pulse", "serial": "S0-4711"}
         self.device.write_config({
@@ -140,7 +144,7 @@ class Bench:
         pulses are worth."""
         if self._pulse_meter:
             return self.rig.status["pulses_sent"] * 1_000_000 // self._imp
-        return float_bits_mwh(self.rig.status["register_bits"])
+        return self.rig.status["register_mwh"]
 
     def final_register_mwh(self):
         """The register once a status line younger than this call is there."""
