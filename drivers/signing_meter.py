@@ -1,10 +1,10 @@
 """The records that a Bauer BSM-WS36A signs itself, over Modbus; loaded where they are passed on.
 
-Source: the integrator's documentation of chargeIT mobility (github.com/chargeITmobility/bsm-python,
-doc/examples: snapshots, ocmf, time; addresses from 0). A snapshot is made by writing 2 to its
-status; start and end snapshots, which firmware 1.8 and later has, switch no contactor. The meter
-may not answer until its signature is made, 15 s at most. Its clock is lost without power and is
-set at most once a day: more often shortens the meter's life.
+Source: chargeIT mobility's documentation for integrators (github.com/chargeITmobility/bsm-python,
+doc/examples: snapshots, ocmf, time); addresses from 0. A snapshot is made by writing 2 to its
+status. The start and end snapshots, from firmware 1.8 on, switch no contactor. The meter may not
+answer until its signature is made, 15 s at most. Its clock is lost without power, and is set at
+most once a day: more often shortens the meter's life.
 """
 
 import binascii

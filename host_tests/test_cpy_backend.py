@@ -388,7 +388,7 @@ def test_an_audit_entry_counts_by_its_signature():
     assert messages.read("d", "log", entry, trusted).verdict == "ok"
     cases = (
         (entry.replace(b'"new_mwh": 1000', b'"new_mwh": 1001'), "does not belong"),
-        (entry[:entry.index(b', "sg"')] + b"}", "without signature"),
+        (entry[:entry.index(b', "sg"')] + b"}", "is not signed"),
         (entry.replace(b'"sg": "30', b'"sg": "31'), "not the DER"),
         (other.log(1, "meter_rebase").replace(other.key_id.encode(), device.key_id.encode()),
          "does not belong"),

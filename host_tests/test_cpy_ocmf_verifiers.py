@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from evmeter.ledger import ocmf
-from evmeter_tools.verify.check import check_all, check_record
+from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.device import check_all
 from verifiers import mutations, node, pyocmf_accepts
 
 _ROOT = Path(__file__).parents[1]

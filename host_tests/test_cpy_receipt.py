@@ -16,7 +16,8 @@ from evmeter_tools.cli import app
 from evmeter_tools.errors import UserError
 from evmeter_tools.receipt.content import qr_code, sheet
 from evmeter_tools.receipt.safe_xml import values
-from evmeter_tools.verify.check import check_all, check_record
+from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.device import check_all
 from forge import Forge, reading
 from verifiers import node, pyocmf_accepts
 

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from evmeter.ledger.signer import SoftwareSigner
-from evmeter_tools.verify.check import check_all, check_record
+from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.device import check_all
 from fakes import keeper_device
 from fakes.keeper_device import PILOT_A, PILOT_C, Device
 from fakes.world import FakeBoard

@@ -3,11 +3,15 @@
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import utils
 from typer.testing import CliRunner
 
+from evmeter.ledger import ocmf
 from evmeter_tools.cli import app
 from evmeter_tools.errors import UserError
-from evmeter_tools.verify.check import check_all, check_record, check_session
+from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.device import check_all
+from evmeter_tools.verify.sessions import check_session
 from forge import Forge, reading
 
 _B = (0, "B", 100_000_000, {})
@@ -332,7 +336,7 @@ def test_a_tariff_record_does_not_hide_a_register_that_goes_back():
     assert "the register goes back from T2 to T4" in _reasons(_all(forge))
 
 
-def test_time_without_a_clock_a_new_meter_and_a_new_key_are_notes():
+def test_time_without_a_clock_and_a_new_meter_are_notes():
     forge = Forge()
     forge.session(1)
     unset = {"TM": "2027-01-15T08:30:00,000+0000 U"}
@@ -345,11 +349,51 @@ def test_time_without_a_clock_a_new_meter_and_a_new_key_are_notes():
     forge.record(((2, "B", 5_000, {}),), "demo-0001-000002", MS="9")
     report = _all(forge)
     assert report.ok and "the meter changes from T2 to T3" in " / ".join(report.notes)
+
+
+def test_a_second_key_that_nothing_explains_is_a_fault():
+    forge = Forge()
+    forge.session(1)
     other = Forge(secret=8, page=3)
     other.session(2, 2, 108_000_000)
-    del forge.texts[2:]
     report = _all(forge, other)
-    assert report.ok and "demo-0001: signed by 2 keys" in " / ".join(report.notes)
+    assert not report.ok and "demo-0001: signed by 2 keys" in _reasons(report)
+    assert "no change of the key that both signed" in _reasons(report)
+    enrolled = check_all(report.records, enrolled=True)
+    assert enrolled.ok and "signed by 2 keys" in " / ".join(enrolled.notes)
+
+
+def test_one_key_for_two_devices_is_a_fault():
+    forge, other = Forge(), Forge(gateway="demo-0002")
+    forge.session(1)
+    other.session(1)
+    report = _all(forge, other)
+    assert "signs for more than one device: demo-0001, demo-0002" in _reasons(report)
+
+
+def test_the_same_payload_signed_once_more_is_a_copy_and_no_second_record():
+    forge = Forge()
+    forge.session(1)
+    twin = forge.sign(forge.texts[1].split("|")[1])
+    assert twin != forge.texts[1]
+    forge.texts.append(twin)
+    report = _all(forge, whole=True)
+    assert report.ok and len(report.sessions[0].records) == 2
+    # (r, n - s) is a signature of the same text, too
+    order = int("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551", 16)
+    head, payload, section = forge.texts[0].split("|")
+    r, s = utils.decode_dss_signature(bytes.fromhex(json.loads(section)["SD"]))
+    forge.texts.append(ocmf.envelope(payload, utils.encode_dss_signature(r, order - s)))
+    assert _all(forge, whole=True).ok
+
+
+def test_more_unseen_energy_than_energy_and_a_first_record_that_is_not_the_first():
+    assert "more than all of its energy" in " / ".join(_one(ZG=7_400_001).reasons)
+    assert _one(ZG=7_400_000).ok
+    forge = Forge()
+    forge.previous = "ab" * 16
+    forge.session(1)
+    assert "T1 names a record before it" in _reasons(_all(forge))
 
 
 # -- the command --

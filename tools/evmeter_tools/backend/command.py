@@ -15,7 +15,7 @@ from evmeter_tools.backend.collector import Collector
 from evmeter_tools.backend.sessions import balance, device_report, export_lines
 from evmeter_tools.backend.store import Store
 from evmeter_tools.errors import UserError
-from evmeter_tools.verify.check import KeyFormatError, parse_key
+from evmeter_tools.verify.parse import KeyFormatError, parse_key
 
 _Database = Annotated[str, typer.Option("--db", help="SQLite file or SQLAlchemy URL")]
 _DEFAULT_DB = "build/backend/evmeter.sqlite"

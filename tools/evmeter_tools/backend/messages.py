@@ -4,15 +4,9 @@ import json
 import re
 
 from evmeter_tools.backend.store import Entry
+from evmeter_tools.verify.audit import check_entry
 from evmeter_tools.verify.check import check_record
-from evmeter_tools.verify.parse import (
-    KEY_CHANGE,
-    KeyFormatError,
-    RecordError,
-    check_signature,
-    key_change,
-    parse_key,
-)
+from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 
 STREAMS = ("rec", "evt", "ivl", "log")
 MAX_BYTES = 8192
@@ -79,24 +73,11 @@ def read(device, stream, payload, trusted):
         faults = [] if isinstance(kind, str) and len(kind) <= 32 else ["ev is no short text"]
         kind = kind if not faults else stream
         if stream == "log":
-            faults += _log_faults(message, payload, spki)
+            text = bytes(payload).decode("utf-8", "surrogateescape")
+            reasons = check_entry(text, parse_key(spki)).reasons
+            faults += ["audit entry: " + reason for reason in reasons]
     return Entry(device, key_id, seq, stream, sid, kind, bytes(payload),
                  "bad" if faults else "ok", "; ".join(faults))
-
-
-def _log_faults(message, payload, spki):
-    """An audit entry's signature: over its text before the comma that leads to "sg"; that of a
-    new key too."""
-    text, found, rest = payload.rpartition(b', "sg": "')
-    if not found or not rest.endswith(b'"}'):
-        return ["audit entry without signature"]
-    try:
-        check_signature(text, {"SD": rest[:-2].decode("ascii", "replace")}, parse_key(spki))
-        if message.get("ev") == KEY_CHANGE:
-            key_change(message, text)
-    except (RecordError, KeyFormatError) as error:
-        return ["audit entry: %s" % error]
-    return []
 
 
 def new_key(entry):

@@ -3,7 +3,10 @@
 import json
 from dataclasses import dataclass
 
-from evmeter_tools.verify.check import check_all, check_record
+from evmeter_tools.verify.audit import check_entries
+from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.device import check_all
+from evmeter_tools.verify.parse import parse_key
 
 _TIME_RANK = "UIRS".index  # how good a quality of time is
 _DRIFT_PPM = 100  # of a device's crystal
@@ -32,13 +35,21 @@ class Balance:
 
 
 def device_report(store, device):
-    """The verdict (verify.check.Report) over all stored records of `device`."""
+    """The verdict (verify.device.Report) over all stored records and audit entries of `device`."""
     spki = {key: value for (name, key), value in store.trusted().items() if name == device}
     verdicts = []
     for row in store.rows(device, "rec"):
         message = json.loads(row.payload)
         verdicts.append(check_record(message.get("ocmf", ""), spki[row.key_id]))
-    return check_all(verdicts)
+    entries, before_key = check_entries(
+        [(_text(row.payload), None) for row in store.rows(device, "log")],
+        {parse_key(value) for value in spki.values()})
+    return check_all(verdicts, entries=entries, before_key=before_key, enrolled=True)
+
+
+def _text(payload):
+    """A message's text, word for word: its bytes again when it is encoded the same way."""
+    return payload.decode("utf-8", "surrogateescape")
 
 
 def missing_numbers(store, device):
@@ -143,9 +154,14 @@ def device_times(store, device):
 
 
 def export_lines(store, device=None):
-    """Every stored record as a JSON line with its device's public key."""
+    """Every stored record and audit entry as a JSON line with its device's public key."""
     spki = store.trusted()
-    for row in store.rows(device, "rec"):
-        message = json.loads(row.payload)
-        yield json.dumps({"device": row.device, "seq": row.seq, "ocmf": message.get("ocmf"),
-                          "spki": spki[row.device, row.key_id]})
+    for row in store.rows(device):
+        if row.stream not in ("rec", "log"):
+            continue
+        line = {"device": row.device, "seq": row.seq}
+        if row.stream == "rec":
+            line["ocmf"] = json.loads(row.payload).get("ocmf")
+        else:
+            line["log"] = _text(row.payload)
+        yield json.dumps({**line, "spki": spki[row.device, row.key_id]})

@@ -232,8 +232,8 @@ async def _run(options):
     meter = None
     if not options.meter:
         meter = EmulatedMeter(
-            profile=options.profile, unit=options.unit, baud=options.baud, parity=options.parity, serial=options.serial,
-            latency_ms=options.latency_ms, register_wh=options.register_wh)
+            profile=options.profile, unit=options.unit, baud=options.baud, parity=options.parity,
+            serial=options.serial, latency_ms=options.latency_ms, register_wh=options.register_wh)
         await meter.start()
     path = options.meter or meter.path
     _link(folder, path)

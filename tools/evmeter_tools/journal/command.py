@@ -122,15 +122,31 @@ def check(source: _Source, as_json: _Json = False, keys: _Keys = None, offset: _
     _end(report)
 
 
-def _line(entry, key):
+def _keys(entries, der):
+    """Key's name -> key in hex: the given one, and those that changes announce from it on;
+    whether they hold, evmeter verify says."""
+    from evmeter_tools.verify.parse import KEY_CHANGE, key_id
+
+    keys = {key_id(der): der.hex()} if der else {}
+    for entry in entries if der else ():
+        message = entry.message or {}
+        if entry.kind == "log" and message.get("ev") == KEY_CHANGE:
+            keys.setdefault(str(message.get("new_k")), str(message.get("new_spki")))
+    return keys
+
+
+def _line(entry, keys):
     message = entry.message or {}
     sid = message.get("sid")
     device = sid.rsplit("-", 1)[0] if isinstance(sid, str) and sid else None
     line = {"device": device, "seq": entry.seq, "type": entry.kind}
-    if entry.kind == "rec":
-        line["ocmf"] = message.get("ocmf")
-        if key:
-            line["spki"] = key.hex()
+    if entry.kind in ("rec", "log"):
+        if entry.kind == "rec":
+            line["ocmf"] = message.get("ocmf")
+        else:
+            line["log"] = entry.payload.decode("utf-8", "surrogateescape")
+        if str(message.get("k")) in keys:
+            line["spki"] = keys[message["k"]]
     else:
         line["message"] = entry.message
     return json.dumps(line)
@@ -142,7 +158,7 @@ def export(
     = "-",
     form: Annotated[str, typer.Option("--format", help="jsonl, or ocmf for the records alone")]
     = "jsonl",
-    types: _Types = "rec",
+    types: _Types = "rec,log",
     session: _Session = None,
     key: Annotated[str | None, typer.Option(
         "--key", help="The device's public key, to put beside each record")] = None,
@@ -150,7 +166,8 @@ def export(
     nvs: _Nvs = None,
     keep: _Keep = None,
 ):
-    """Write a journal's records as JSON lines or OCMF text, for evmeter verify.
+    """Write a journal's records and audit entries as JSON lines, or the records as OCMF text, for
+    evmeter verify.
 
     What cannot be read is left out, and told on the standard error.
 
@@ -162,7 +179,7 @@ def export(
 
     if form not in ("jsonl", "ocmf"):
         raise UserError("--format %s: allowed are jsonl, ocmf" % form)
-    if form == "ocmf" and types != "rec":
+    if form == "ocmf" and types not in ("rec", "rec,log"):
         raise UserError("--format ocmf has room for records alone; leave --type out")
     der = read_key(key) if key else None
     report = _report(source, offset, nvs, keep)
@@ -171,7 +188,8 @@ def export(
         lines = [entry.message["ocmf"] for entry in entries
                  if isinstance((entry.message or {}).get("ocmf"), str)]
     else:
-        lines = [_line(entry, der) for entry in entries if entry.message is not None]
+        known = _keys(report.entries, der)
+        lines = [_line(entry, known) for entry in entries if entry.message is not None]
     text = "".join(line + "\n" for line in lines)
     if out == "-":
         sys.stdout.write(text)

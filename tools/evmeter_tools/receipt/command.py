@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from evmeter_tools.errors import UserError
-from evmeter_tools.verify.check import check_all, check_record
-from evmeter_tools.verify.read import find_records, read_input, read_key
+from evmeter_tools.verify.device import judge
+from evmeter_tools.verify.read import find_all, read_input, read_key
 from evmeter_tools.words import clean, wrap
 
 _NAME_LENGTH = 80
@@ -45,7 +45,7 @@ def write(sessions, folder, key_given=False):
     from evmeter_tools.receipt.content import sheet
     from evmeter_tools.receipt.page import html
     from evmeter_tools.receipt.pdf import pdf
-    from evmeter_tools.receipt.safe_xml import values
+    from evmeter_tools.receipt.safe_xml import own_values, values
 
     made = datetime.now(UTC)
     paths = []
@@ -56,6 +56,7 @@ def write(sessions, folder, key_given=False):
             content = sheet(session, key_given)
             text = "".join(record.text + "\n" for record in session.records)
             for suffix, body in (("xml", values(session)), ("ocmf", text),
+                                 ("meter.xml", own_values(session)),
                                  ("html", html(content)), ("pdf", pdf(content, made))):
                 if body is None:
                     continue
@@ -80,8 +81,9 @@ def receipt(
 ):
     """Write each session as S.A.F.E. XML, OCMF text and a receipt (HTML and PDF, with QR code).
 
-    Every record is checked first, as by evmeter verify; a receipt says what was found. Files of
-    the same name are replaced.
+    Every record is checked first, as by evmeter verify; a receipt says what was found. What a
+    meter has signed itself is in the receipt and, by its own key, in an XML file of its own. Files
+    of the same name are replaced.
 
     Exit code 0: everything holds. 1: something does not, and its receipt says so. 2: the input,
     the key or the folder cannot be used.
@@ -90,10 +92,10 @@ def receipt(
     """
     given = None if key is None else read_key(key)
     name = "standard input" if file == "-" else file
-    found = find_records(read_input(file), name)
-    if not given and not any(own for _, own in found):
-        raise UserError("%s holds no key: give the meter's public key by --key" % name)
-    report = check_all([check_record(text, given or own) for text, own in found])
+    records, entries = find_all(read_input(file), name)
+    if not given and not any(own for _, own in records):
+        raise UserError("%s holds no key: give the device's public key by --key" % name)
+    report = judge(records, entries, given)
     sessions = _chosen(report, session, name)
     paths = write(sessions, out, given is not None)
     for each in sessions:

@@ -49,6 +49,7 @@ class Sheet:
     records: list
     key: str
     qr: segno.QRCode | None
+    own: list  # what the meter signed itself: (text, its key in hex)
     notices: tuple = NOTICES
     qr_text: str = field(default="", repr=False)
 
@@ -74,6 +75,14 @@ def _register(reading):
     if reading.mwh is None:
         return "-"
     return "%s %s" % (reading.raw["RV"], reading.raw["RU"])
+
+
+def _own(own):
+    """A record that the meter signed itself, in one line."""
+    value = "" if own.total_mwh is None else ", %s kWh" % kwh(own.total_mwh)
+    return "%s of %s at the %s%s, signature %s" % (
+        own.page, own.serial, "begin" if own.tx == "B" else "end", value,
+        "valid" if own.signature else "INVALID")
 
 
 def _joined(record, names):
@@ -112,6 +121,8 @@ def _rows(session, record):
     if isinstance(loss, dict):
         yield "Cable loss", " ".join(str(loss[name]) for name in ("LN", "LR", "LU")
                                      if name in loss)
+    if session.own:
+        yield "Meter's own records", "; ".join(_own(own) for own in session.own)
     yield "Billable", "yes" if session.billable else "no"
 
 
@@ -171,4 +182,5 @@ def sheet(session, key_given):
     return Sheet(
         "Charging session %s" % clean(session.id), session.ok, _verdict(session), rows,
         list(_parts(session)), [clean(text) for text in _findings(session, key_given)],
-        [item.text for item in session.records], key, qr_code(text), qr_text=text)
+        [item.text for item in session.records], key, qr_code(text),
+        [(own.text, own.key.hex()) for own in session.own], qr_text=text)

@@ -56,6 +56,9 @@ def html(sheet):
         lines.append("<p>The record is too long for a QR code; it stands below.</p>")
     lines += ["<p>Public key (SubjectPublicKeyInfo, hex)</p>",
               "<pre>%s</pre>" % escape(sheet.key or "-"),
-              *("<pre>%s</pre>" % escape(text) for text in sheet.records),
-              "</div>", "</body>", "</html>", ""]
+              *("<pre>%s</pre>" % escape(text) for text in sheet.records)]
+    if sheet.own:
+        lines.append("<h2>Signed by the meter itself, with its own key</h2>")
+        lines += ["<pre>%s\n%s</pre>" % (escape(text), escape(key)) for text, key in sheet.own]
+    lines += ["</div>", "</body>", "</html>", ""]
     return "\n".join(lines)

@@ -88,4 +88,10 @@ def pdf(sheet, made):
     for text in sheet.records:
         page.ln(2)
         _block(page, text, 7, height=3.5, wrap="CHAR", font="Courier")
+    if sheet.own:
+        _head(page, "Signed by the meter itself, with its own key")
+    for text, key in sheet.own:
+        page.ln(2)
+        _block(page, text, 7, height=3.5, wrap="CHAR", font="Courier")
+        _block(page, key, 7, height=3.5, wrap="CHAR", font="Courier")
     return bytes(page.output())

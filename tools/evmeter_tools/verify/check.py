@@ -1,4 +1,4 @@
-"""Judge OCMF records and sessions: pure functions, no files, no printing.
+"""Judge OCMF records: pure functions, no files, no printing.
 
 A record holds when its signature is right and it keeps the rules by which S.A.F.E.'s
 Transparenzsoftware and the OCMF specification judge it; a `complete` record is then what S.A.F.E.
@@ -12,27 +12,13 @@ from decimal import Decimal
 from itertools import pairwise
 
 from evmeter_tools.verify.parse import (
-    KeyFormatError,
     RecordError,
     check_signature,
     key_id,
     parse_key,
     split,
 )
-from evmeter_tools.verify.readings import STATUS, Reading, read_reading
-from evmeter_tools.verify.sessions import Report, Session, check_all, check_session
-
-__all__ = [
-    "KeyFormatError",
-    "Reading",
-    "Report",
-    "Session",
-    "Verdict",
-    "check_all",
-    "check_record",
-    "check_session",
-    "parse_key",
-]
+from evmeter_tools.verify.readings import STATUS, read_reading
 
 END_LETTERS = "ELRAP"
 LEVELS = ("NONE", "HEARSAY", "TRUSTED", "VERIFIED", "CERTIFIED", "SECURE")
@@ -236,6 +222,12 @@ def _reading_faults(readings, kind):
     yield from _order_faults(readings)
 
 
+def _energy(verdict):
+    """The register's difference from the first to the last reading, mWh, 0 where unknown."""
+    first, last = verdict.readings[0].mwh, verdict.readings[-1].mwh
+    return 0 if None in (first, last) else last - first
+
+
 def _judge(verdict):
     """Fill in what the payload shows, with the reasons against it."""
     payload = verdict.payload
@@ -253,6 +245,9 @@ def _judge(verdict):
     verdict.reasons += _reading_faults(verdict.readings, verdict.kind)
     if verdict.kind != "other" and verdict.page is None:
         verdict.reasons.append("PG is not of the transaction counter T")
+    gap_mwh = payload.get("ZG")
+    if verdict.kind == "complete" and type(gap_mwh) is int and gap_mwh > _energy(verdict):
+        verdict.reasons.append("ZG is more than all of its energy")
     for name, since in _SINCE.items():
         if name in payload and str(payload.get("FV")) < since:
             verdict.notes.append("FV %s does not define %s yet; %s does"
@@ -261,8 +256,8 @@ def _judge(verdict):
         verdict.notes.append("the meter's serial number is from its label, not from the meter")
     if payload.get("ZB") == 0:
         verdict.notes.append("marked not billable by the device")
-    if type(payload.get("ZG")) is int and payload["ZG"]:
-        verdict.notes.append("%d mWh flowed unseen while the device was off" % payload["ZG"])
+    if type(gap_mwh) is int and gap_mwh:
+        verdict.notes.append("%d mWh flowed unseen while the device was off" % gap_mwh)
     if not verdict.signed.isascii():
         verdict.notes.append("not ASCII: other software may read the text differently")
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from evmeter_tools.errors import UserError
-from evmeter_tools.verify.check import check_all, check_record
+from evmeter_tools.verify.device import judge
 from evmeter_tools.verify.parse import key_id
-from evmeter_tools.verify.read import find_records, read_input, read_key
+from evmeter_tools.verify.read import find_all, read_input, read_key
 from evmeter_tools.words import clean, kwh, wrap
 
 _STATE = {True: "valid", False: "INVALID", None: "not checked"}
@@ -36,6 +36,27 @@ def _record_lines(records):
             yield from wrap(note, "        - ")
 
 
+def _entry_lines(entries):
+    if not entries:
+        return
+    yield ""
+    yield "%-8s%-22s%-26s%s" % ("entry", "event", "session", "signature")
+    for entry in entries:
+        yield "%-8s%-22s%-26s%s" % (
+            "?" if entry.seq is None else str(entry.seq)[:7], clean(entry.event)[:21],
+            clean(entry.session or "-")[:25], _STATE[entry.signature])
+        if entry.new_key:
+            yield "        = new key %s, signed by both" % key_id(entry.new_key)
+        if entry.own:
+            yield from wrap("%s of meter %s, TX=%s: its signature %s" % (
+                entry.own.page, entry.own.serial, entry.own.tx,
+                "valid" if entry.own.signature else "INVALID"), "        = ")
+        for reason in entry.reasons:
+            yield from wrap(reason, "        ! ")
+        for note in entry.notes:
+            yield from wrap(note, "        - ")
+
+
 def _session_lines(sessions):
     for session in sessions:
         words = session.state.upper() if session.state == "broken" else session.state
@@ -54,6 +75,10 @@ def _session_lines(sessions):
             yield "        energy %s kWh, worst time quality %s" % (
                 kwh(session.energy_mwh), session.quality
             )  # fmt: skip
+        for own in session.own:
+            if own.total_mwh is not None:
+                yield "        by the meter's own %-8s %s %s kWh" % (
+                    clean(own.page)[:8] + ",", own.tx, kwh(own.total_mwh))
         for reason in session.reasons:
             yield from wrap(reason, "        ! ")
         for note in session.notes:
@@ -74,7 +99,8 @@ def _key_lines(keys, given):
 
 def _text(report, keys, given):
     """Return the report for people."""
-    lines = [*_key_lines(keys, given), "", *_record_lines(report.records), ""]
+    lines = [*_key_lines(keys, given), "", *_record_lines(report.records),
+             *_entry_lines(report.entries), ""]
     lines += _session_lines(report.sessions)
     for reason in report.reasons:
         lines += wrap(reason, "! ")
@@ -82,15 +108,20 @@ def _text(report, keys, given):
         lines += wrap(note, "- ")
     good = sum(record.ok for record in report.records)
     sound = sum(session.ok for session in report.sessions)
+    audit = ""
+    if report.entries:
+        audit = ", %d of %d audit entries" % (sum(entry.ok for entry in report.entries),
+                                              len(report.entries))
     lines.append("")
     lines.append(
-        "%s: %d of %d records hold, %d of %d sessions"
+        "%s: %d of %d records hold, %d of %d sessions%s"
         % (
             "OK" if report.ok else "FAILED",
             good,
             len(report.records),
             sound,
             len(report.sessions),
+            audit,
         )
     )
     return "\n".join(lines)
@@ -129,6 +160,8 @@ def _json(report, keys, given):
                     "energy_mwh": session.energy_mwh,
                     "tariff_changes": [{"time": reading.raw["TM"], "mwh": reading.mwh}
                                        for reading in session.changes],
+                    "meter_records": [{"page": own.page, "tx": own.tx, "mwh": own.total_mwh}
+                                      for own in session.own],
                     "time_quality": session.quality,
                     "billable": session.billable,
                     "ok": session.ok,
@@ -136,6 +169,24 @@ def _json(report, keys, given):
                     "notes": session.notes,
                 }
                 for session in report.sessions
+            ],
+            "audit": [
+                {
+                    "seq": entry.seq,
+                    "event": entry.event,
+                    "session": entry.session,
+                    "key": entry.key_id,
+                    "signature": entry.signature,
+                    "new_key": entry.new_key and key_id(entry.new_key),
+                    "meter_record": entry.own and {
+                        "page": entry.own.page, "tx": entry.own.tx, "serial": entry.own.serial,
+                        "signature": entry.own.signature, "mwh": entry.own.total_mwh,
+                        "spki": entry.own.key.hex(), "ocmf": entry.own.text},
+                    "ok": entry.ok,
+                    "reasons": entry.reasons,
+                    "notes": entry.notes,
+                }
+                for entry in report.entries
             ],
             "reasons": report.reasons,
             "notes": report.notes,
@@ -161,7 +212,9 @@ def verify(
 
     A record: signature, schema, begin and end rules. A session: the same serial numbers, user and
     key, pages without gap or repeat, tariff readings in order between begin and end. A device:
-    the chain of its records, no page twice, registers and times that never go back.
+    the chain of its records, no page twice, registers and times that never go back, one key or
+    changes of it that both keys signed. Audit entries, where an export has them: signatures, key
+    changes, and the records that a meter signed itself, each by the meter's own key.
 
     Exit code 0: everything holds. 1: something does not. 2: the input or the key cannot be read.
 
@@ -169,14 +222,11 @@ def verify(
     """
     given = None if key is None else read_key(key)
     name = "standard input" if file == "-" else file
-    found = find_records(read_input(file), name)
-    keys = {given} if given else {own for _, own in found if own}
+    records, entries = find_all(read_input(file), name)
+    keys = {given} if given else {own for _, own in (*records, *entries) if own}
     if not keys:
-        raise UserError("%s holds no key: give the meter's public key by --key" % name)
-    report = check_all([check_record(text, given or own) for text, own in found],
-                       is_whole=whole)
-    if given and any(own and own != given for _, own in found):
-        report.notes.append("the input names another key, which was not used")
+        raise UserError("%s holds no key: give the device's public key by --key" % name)
+    report = judge(records, entries, given, is_whole=whole)
     print((_json if as_json else _text)(report, sorted(keys), given))
     if not report.ok:
         raise typer.Exit(1)

@@ -1,4 +1,5 @@
-"""Find the records in an input: OCMF text, a JSON-lines export, or S.A.F.E.'s XML."""
+"""Find the records in an input: OCMF text, a JSON-lines export, or S.A.F.E.'s XML; in an export
+the audit entries too."""
 
 import base64
 import binascii
@@ -65,8 +66,8 @@ def _texts(text, name):
             yield part.strip(), None
 
 
-def _lines(text, name):
-    """Yield (record, key) from lines of JSON."""
+def _lines(text, name, entries):
+    """Yield (record, key) from lines of JSON; append (audit entry, key) to `entries`."""
     for number, line in enumerate(text.splitlines(), 1):
         where = "%s line %d" % (name, number)
         if not line.strip():
@@ -75,11 +76,15 @@ def _lines(text, name):
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError('%s: not JSON, one {"ocmf": ...} a line' % where) from error
-        record = value.get("ocmf") if isinstance(value, dict) else None
-        key = value.get("spki") if isinstance(value, dict) else None
-        if not isinstance(record, str) or not isinstance(key, (str, type(None))):
-            raise UserError('%s: no {"ocmf": text, "spki": hex}' % where)
-        yield record, _item_key(key, where)
+        value = value if isinstance(value, dict) else {}
+        record, entry, key = value.get("ocmf"), value.get("log"), value.get("spki")
+        if (isinstance(record, str) == isinstance(entry, str)
+                or not isinstance(key, (str, type(None)))):
+            raise UserError('%s: no {"ocmf": text, "spki": hex}, nor "log"' % where)
+        if isinstance(entry, str):
+            entries.append((entry, _item_key(key, where)))
+        else:
+            yield record, _item_key(key, where)
 
 
 def _decoded(element, where):
@@ -125,8 +130,10 @@ def _xml(data, name):
         yield _decoded(element, where), _item_key(text, where)
 
 
-def find_records(data, name):
-    """Return a list of (record text, key DER or None); raise `UserError` where there is none."""
+def find_all(data, name):
+    """Return two lists of (text, key DER or None): the records, and the audit entries of an
+    export; raise `UserError` where there is neither."""
+    entries = []
     if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         found = list(_xml(data.removeprefix(b"\xef\xbb\xbf"), name))
     else:
@@ -135,9 +142,9 @@ def find_records(data, name):
         except UnicodeDecodeError as error:
             raise UserError("%s: neither OCMF text, JSON lines nor XML" % name) from error
         if text.lstrip().startswith("{"):
-            found = list(_lines(text, name))
+            found = list(_lines(text, name, entries))
         else:
             found = list(_texts(text, name)) if "OCMF|" in text else []
-    if not found:
+    if not found and not entries:
         raise UserError("%s: no OCMF record found" % name)
-    return found
+    return found, entries

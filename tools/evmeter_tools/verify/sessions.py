@@ -1,4 +1,4 @@
-"""Judge what belongs together: the records of a session, and all records of a device."""
+"""Judge what belongs together in a session: its records, and what the meter signed itself."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,6 +17,7 @@ class Session:
     reasons   why it does not hold; empty when it does
     begin, end  readings (check.Reading) or None; `energy_mwh` is their difference or None
     changes   the readings at tariff changes (TX=T), of all its records, in the order of the pages
+    own       what the meter signed itself (audit.OwnRecord), where it does: begin, end
     """
 
     id: str
@@ -27,6 +28,7 @@ class Session:
     begin: object = None
     end: object = None
     changes: list = field(default_factory=list)
+    own: list = field(default_factory=list)
 
     @property
     def ok(self):
@@ -56,14 +58,19 @@ class Session:
         return min(letters, key=_QUALITY.index) if letters else None
 
 
-def _device(record):
+def device_of(record):
     """What counts the pages: the gateway, or the meter where there is no gateway."""
     return str(record.get("GS") or record.get("MS"))
 
 
-def _unique(records):
-    """Return the records without copies, by page; those without a page last."""
-    seen = {record.text: record for record in records}
+def unique(records):
+    """Return the records without copies, by page; those without a page last. A payload counts
+    once, however often it is signed: (r, n - s) is a signature where (r, s) is."""
+    seen = {}
+    for record in records:
+        same = record.signed, record.key
+        if same not in seen or record.ok:
+            seen[same] = record
     return sorted(seen.values(), key=lambda item: (item.page is None, item.page or 0))
 
 
@@ -72,7 +79,7 @@ def _pages(records):
     return ", ".join(str(record.get("PG")) for record in records)
 
 
-def _same_faults(session):
+def _same_faults(session, before_key):
     """Yield which fields, or the key, differ between a session's records."""
     for before, after in pairwise(session.records):
         names = _DEVICE + _USER + _PLACE
@@ -82,11 +89,11 @@ def _same_faults(session):
         for name in names:
             if before.get(name) != after.get(name):
                 yield "%s differs between %s" % (name, _pages([before, after]))
-        if before.key != after.key:
+        if before.key != after.key and before_key.get(after.key) != before.key:
             yield "the key differs between %s" % _pages([before, after])
 
 
-def _step_faults(before, after):
+def step_faults(before, after):
     """Yield what is wrong from one record of a device to the next one at hand."""
     if after.page == before.page:
         yield "page T%d was given out twice, with different contents" % after.page
@@ -97,7 +104,8 @@ def _step_faults(before, after):
         yield "T%d names no record before it: ZP is missing" % after.page
 
 
-def _gap(before, after):
+def gap(before, after):
+    """Which pages are missing between two records, in words, or None."""
     missing = after.page - before.page - 1
     if missing < 1:
         return None
@@ -164,10 +172,10 @@ def _page_faults(records):
     """Yield where a session's pages do not run on."""
     paged = [record for record in records if record.page is not None]
     for before, after in pairwise(paged):
-        yield from _step_faults(before, after)
-        gap = _gap(before, after)
-        if gap:
-            yield gap
+        yield from step_faults(before, after)
+        missing = gap(before, after)
+        if missing:
+            yield missing
         if after.kind == "begin":
             yield "the begin record %s is not the first" % _pages([after])
 
@@ -184,13 +192,43 @@ def _state(session, begins, completes):
     return "open"
 
 
-def check_session(records, session_id=""):
-    """Judge the records of one session (`Verdict`s) together; return a `Session`.
+def _own_faults(session):
+    """Yield where the records that the meter signed itself do not agree with ours, or with each
+    other. It makes them after ours, so that its registers are not below."""
+    tolerance = max([own.step_mwh for own in session.own], default=0)
+    for own, ours in ((own, session.begin if own.tx == "B" else session.end)
+                      for own in session.own):
+        if ours and None not in (ours.mwh, own.total_mwh) and (
+                own.total_mwh < ours.mwh - tolerance):
+            yield ("the meter's own record %s has a register of %d mWh, below ours" % (
+                own.page, own.total_mwh))
+    for before, after in pairwise(session.own):
+        if (before.tx, after.tx) != ("B", "E"):
+            yield "the meter's own records are not one at the begin and one at the end"
+        if before.serial != after.serial or before.key != after.key:
+            yield "the meter's own records are of two meters or keys"
+        if None not in (before.total_mwh, after.total_mwh) and (
+                after.total_mwh < before.total_mwh):
+            yield "the register of the meter's own records goes back"
+        if not _page_number(before) < _page_number(after):
+            yield "the pages of the meter's own records do not go on"
+        if before.time > after.time:
+            yield "the time of the meter's own records goes back"
+
+
+def _page_number(own):
+    digits = own.page[1:]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else -1
+
+
+def check_session(records, session_id="", own=(), before_key=None):
+    """Judge the records of one session (`Verdict`s) together; return a `Session`. `own`: what the
+    meter signed itself; `before_key`: new key -> the key before it, where both signed the change.
 
     A complete record proves a session by itself; a begin record alone is an open session. Pages
     must run on without a gap, serial numbers, user and key must agree.
     """
-    session = Session(session_id, _unique(records))
+    session = Session(session_id, unique(records), own=list(own))
     begins, completes, tariffs, others = (
         [record for record in session.records if record.kind == kind]
         for kind in ("begin", "complete", "tariff", "other")
@@ -202,138 +240,12 @@ def check_session(records, session_id=""):
         reasons.append("%s: neither begin, complete nor tariff record" % _pages(others))
     elif not begins and not completes:
         reasons.append("neither a begin nor a complete record")
-    reasons += _same_faults(session)
+    reasons += _same_faults(session, before_key or {})
     reasons += _find_readings(session, begins, completes)
     reasons += _page_faults(session.records)
     if session.begin:
         reasons += _tariff_faults(session)
     reasons += _left_out_faults(completes, tariffs)
+    reasons += _own_faults(session)
     session.state = _state(session, begins, completes)
     return session
-
-
-@dataclass
-class Report:
-    """The verdict over an input: its records, its sessions, and what concerns them together."""
-
-    records: list
-    sessions: list
-    reasons: list
-    notes: list
-
-    @property
-    def ok(self):
-        """Tell whether every record, every session and what joins them holds."""
-        return not self.reasons and all(part.ok for part in self.records + self.sessions)
-
-
-def _group(records):
-    """Return [(id, records)]: by ZS, else a begin record with what follows it in page order."""
-    groups = {}
-    running = {}
-    latest = {}
-    for record in records:
-        device = _device(record)
-        name = "page %s" % record.get("PG")
-        if record.session is not None:
-            # by its id alone, so that records of one session under two serial numbers meet
-            name, device = record.session, None
-        elif record.kind == "begin":
-            running[device] = latest[device] = name
-        elif record.kind == "complete":
-            name = latest[device] = running.pop(device, name)
-        elif record.kind == "tariff":
-            name = latest.get(device, name)
-        groups.setdefault((device, name), []).append(record)
-    return [(name, group) for (_, name), group in groups.items()]
-
-
-def _succession(name, before, end, after, report):
-    """Judge the begin reading of a record against the newest end reading before it."""
-    pages = "from T%d to T%d" % (before.page, after.page)
-    if before.get("MS") != after.get("MS"):
-        report.notes.append("%s: the meter changes %s" % (name, pages))
-    elif None not in (end.mwh, after.readings[0].mwh) and after.readings[0].mwh < end.mwh:
-        report.reasons.append("%s: the register goes back %s" % (name, pages))
-    if after.readings[0].time < end.time:
-        # Without a clock that was set, the order of times proves nothing.
-        unsure = "U" in (end.quality, after.readings[0].quality)
-        (report.notes if unsure else report.reasons).append(
-            "%s: the time goes back %s" % (name, pages))
-
-
-def _check_device(records, inside, report, is_whole):
-    """Judge all records of one device and key across its sessions: pages, chain, registers, times.
-
-    `inside` has the pairs of neighbours that `check_session` has judged already.
-    """
-    name = _device(records[0])
-    ended = None
-    for before, after in pairwise(records):
-        if before.kind == "complete" and before.readings:
-            ended = before
-        if (id(before), id(after)) in inside:
-            continue
-        report.reasons += ["%s: %s" % (name, fault) for fault in _step_faults(before, after)]
-        gap = _gap(before, after)
-        if gap:
-            (report.reasons if is_whole else report.notes).append(
-                "%s: %s in the input" % (name, gap))
-        if ended and after.readings and after.kind in ("begin", "complete"):
-            _succession(name, ended, ended.readings[-1], after, report)
-
-
-def _check_keys(devices, report):
-    """Note the devices whose records are signed by more than one key."""
-    keys = {}
-    for (device, _), group in devices.items():
-        keys.setdefault(device, []).append("%s: T%d to T%d" % (
-            group[0].key_id, group[0].page, group[-1].page))
-    for device, spans in keys.items():
-        if len(spans) > 1:
-            report.notes.append("%s: signed by %d keys (%s)"
-                                % (device, len(spans), ", ".join(spans)))
-
-
-def _abandoned_faults(sessions):
-    """Yield the open sessions that later pages of the device follow: only one can be open."""
-    newest = {}
-    for session in sessions:
-        for record in session.records:
-            device = _device(record)
-            page = -1 if record.page is None else record.page
-            newest[device] = max(newest.get(device, -1), page)
-    for session in sessions:
-        last = session.records[-1]
-        if session.state == "open" and newest[_device(last)] > last.page:
-            yield ("%s: its complete record is missing, and later ones are in the input"
-                   % session.id)
-
-
-def check_all(records, *, is_whole=False):
-    """Judge all records of an input (`Verdict`s); return a `Report`.
-
-    Pages missing between sessions are a note, not a fault: an input may be a selection, unless
-    `is_whole` says that it is all that the device has written from its first page on.
-    """
-    readable = _unique([record for record in records if record.payload is not None])
-    sessions = [check_session(group, name) for name, group in _group(readable)]
-    report = Report(records, sessions, list(_abandoned_faults(sessions)), [])
-    inside = {
-        (id(before), id(after))
-        for session in sessions
-        for before, after in pairwise(session.records)
-    }
-    devices = {}
-    for record in readable:
-        if record.page is not None:
-            devices.setdefault((_device(record), record.key), []).append(record)
-    for (device, _), group in devices.items():
-        _check_device(group, inside, report, is_whole)
-        if is_whole and group[0].page > 1 and len([d for d, _ in devices if d == device]) == 1:
-            report.reasons.append("%s: the input begins with T%d" % (device, group[0].page))
-    _check_keys(devices, report)
-    copies = len(records) - len({record.text for record in records})
-    if copies:
-        report.notes.append("%d record(s) stand in the input more than once" % copies)
-    return report
