@@ -96,7 +96,7 @@ class Field:
 
         names = {"micropython": type("micropython", (), {"viper": staticmethod(viper)}), **kinds}
         exec(compile(source.replace("import micropython\n", ""), str(_SOURCE), "exec"), names)
-        for name in ("run", "unpack", "pack", "store", "recode"):
+        for name in ("run", "unpack", "pack", "recode"):
             setattr(self, name, names[name])
 
 
@@ -115,8 +115,22 @@ def _set(regs, register, limbs):
         b"".join(limb.to_bytes(4, "little", signed=True) for limb in limbs)).cast("i")
 
 
-def test_the_module_is_the_generated_one():
+def test_the_modules_are_the_generated_ones():
     assert _SOURCE.read_text() == field.module()
+    assert _SOURCE.with_name("p256_comb.py").read_text() == comb.module()
+    assert _SOURCE.with_name("p256_comb_native.py").read_text() == comb.native_module()
+
+
+def test_the_native_table_has_the_points_that_plain_arithmetic_finds(kernel):
+    table = memoryview(kernel._table).cast("H")
+    assert len(table) == 4 * 32 * 40 and max(table) < 8192
+    unit = pow(_R, -1, p256.P)
+    for subtable, index in ((0, 0), (1, 17), (2, 5), (3, 31)):
+        at = (subtable << 5 | index) * 40
+        point = [sum(limb << 13 * i for i, limb in enumerate(table[at + n:at + n + 20])) * unit
+                 % p256.P for n in (0, 20)]
+        digits = sum((1 if index >> t & 1 else -1) << 43 * t for t in range(5)) + (1 << 215)
+        assert tuple(point) == comb.multiply(digits << 11 * subtable, comb.G)
 
 
 def test_products_of_the_largest_limbs_fit_in_32_bits(kernel):
@@ -204,6 +218,31 @@ def test_shared_tests_on_32_bits(module):
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True,
                           check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_configured_kernel_signs_on_32_bits_and_python_elsewhere():
+    code = (
+        "import asyncio, os\n"
+        "from evmeter.ledger import p256\n"
+        "from evmeter.system import keys\n"
+        "class Nvs:\n"
+        "    def get_blob(self, name, buffer):\n"
+        "        buffer[:] = bytes(range(1, 33))\n"
+        "        return 32\n"
+        "plain = p256.verify\n"
+        "signer = keys.load(Nvs(), os.urandom, True)\n"
+        "asyncio.run(signer.sign(bytes(32)))\n"
+        "print(p256.verify is plain, signer.failures)\n")
+    for machine, expected in ((vm.host(), "True 0"), (vm.present(), "False 0")):
+        if machine is None:
+            pytest.skip("no 32-bit MicroPython was fetched; 'evmeter measure' does it")
+        command, env = machine.command("", heap="192k")
+        done = subprocess.run([*command[:-1], "-c", code], env=env, cwd=ROOT, text=True,
+                              capture_output=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[-1] == expected, lines
+        assert ("more than 32 bits" in lines[0]) == (machine.bits == 64)
 
 
 def test_the_kernel_is_taken_on_32_bits():

@@ -78,7 +78,7 @@ class App:
         self.clock = Clock(BUILD_UNIX_S * 1000)
         self.alarms = Alarms(self.clock)
         self.boots, self._short_lives = self._count_boot()
-        self.signer = keys.load(board.nvs, os.urandom)
+        self.signer = keys.load(board.nvs, os.urandom, settings["native_signing"])
         if self.signer is None:
             self.alarms.raise_(codes.KEY, codes.CRITICAL, "no signing key; provision the device")
         self.journal = Journal(SegmentStore(board.mount_journal), board.nvs, account)

@@ -103,16 +103,6 @@ def pack(regs: ptr32, register: int, prime: int, data: ptr8):
 
 
 @micropython.viper
-def store(regs: ptr32, register: int, table: ptr16, at: int):
-    """Put a register whose limbs are not negative into a table, from its half-word `at`."""
-    a = ptr32(int(regs) + register * 80)
-    i = 0
-    while i < 20:
-        table[at + i] = a[i]
-        i += 1
-
-
-@micropython.viper
 def recode(k: ptr8, negative: int, codes: ptr8):
     """As `p256._codes`: 43 columns of 6 teeth from 33 bytes."""
     column = 0

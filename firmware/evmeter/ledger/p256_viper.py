@@ -2,8 +2,8 @@
 
 `install()` puts a kernel's `comb` and `verify` in the place of those of p256.py, which stays the
 judge: it checks the kernel first, and takes over where the formulas have no answer (crafted
-numbers only). The table, 5 KiB, is p256's own in Montgomery form, made at the start; the native
-code of an ESP32, 18 KiB, lies outside the heap.
+numbers only). The table (p256_comb_native.py) takes 10 KiB; the native code of an ESP32, 18 KiB,
+lies outside the heap.
 """
 
 import sys
@@ -12,7 +12,7 @@ from micropython import const
 
 from evmeter.ledger import p256
 from evmeter.ledger.p256 import N, P
-from evmeter.ledger.p256_comb import TABLE
+from evmeter.system.forget import forget
 
 # Registers
 _X = const(0)
@@ -80,12 +80,14 @@ _ADD = bytes((
     _MUL, _ZZ, _ZZ, _S,
     _MUL, _ZZZ, _ZZZ, _U,
 ))
-_COLUMNS = const(22)
+_COLUMNS = const(11)  # in each of the four sub-tables; the highest one has one less
 _ADD_X2 = const(2)  # where the step's bytes name the point that is added
 _ADD_Y2 = const(6)
-_LOWER = bytes((_LOAD, _X2, 0, 0)) + _ADD
-_BOTH = bytes((_LOAD, _X2, _COLUMNS, 1)) + _ADD + _LOWER
-_COLUMN = _DOUBLE + _BOTH
+_MIDDLE = (bytes((_LOAD, _X2, _COLUMNS, 1)) + _ADD
+           + bytes((_LOAD, _X2, 2 * _COLUMNS, 2)) + _ADD)
+_HIGHEST = bytes((_LOAD, _X2, 0, 0)) + _ADD + _MIDDLE
+_ALL = bytes((_LOAD, _X2, 3 * _COLUMNS, 3)) + _ADD + _HIGHEST
+_COLUMN = _DOUBLE + _ALL
 # The point of a column with Z scaled: the blind is in U
 _FIRST = bytes((
     _LOAD, _X, 0, 0,
@@ -165,19 +167,15 @@ class Kernel:
         # p256.py may be about to use another kernel: these are Python's own
         self._plain_comb = p256._comb
         self._plain_verify = p256.verify
-        self._table = bytearray(len(TABLE) // 64 * _REGISTER)
+        from evmeter.ledger.p256_comb_native import TABLE
+
+        self._table = bytearray(TABLE)  # half-words: a constant may lie at an odd address
+        forget("evmeter.ledger", "p256_comb_native")
         regs = bytearray(16 * _REGISTER)
         for register, number in ((_SQUARE, (1 << 520) % P), (_ONE, 1), (_MONT, (1 << 260) % P),
                                  (_PRIME, P)):
             self._put(regs, register, number)
         self._initial = bytes(regs)
-        for at in range(0, len(TABLE) // 32, 2):
-            for register in (_X, _Y):
-                first = at + register << 5
-                self._put(regs, register, int.from_bytes(TABLE[first:first + 32], "little"))
-            self._run(regs, _FORM)
-            for register in (_X, _Y):
-                field.store(regs, register, self._table, (at + register) * 20)
 
     def _put(self, regs, register, number):
         self._field.unpack(number.to_bytes(_BYTES, "little"), regs, register)
@@ -202,10 +200,10 @@ class Kernel:
         regs = bytearray(self._initial)  # its own: two signatures may be under way
         self._put(regs, _U, blind)
         yield
-        self._run(regs, _FIRST, codes, _COLUMNS - 1)
+        self._run(regs, _FIRST + _MIDDLE, codes, _COLUMNS - 1)
         for column in range(_COLUMNS - 2, -1, -1):
             self._run(regs, _COLUMN, codes, column)
-            if not column & 3:
+            if not column & 1:
                 yield
         x, y = self._affine(regs)
         if x or y:
@@ -256,8 +254,8 @@ class Kernel:
                     self._run(regs, _copy(_X, at, y_at) + _AT_ONE)
                     started = True
             if codes and i < _COLUMNS:
-                # The comb's columns share the last doublings; the highest has one point only.
-                self._run(regs, _LOWER if i == _COLUMNS - 1 else _BOTH, codes, i)
+                # The comb's columns share the last doublings; the highest has a point less.
+                self._run(regs, _HIGHEST if i == _COLUMNS - 1 else _ALL, codes, i)
             if not i & 7:
                 yield
         x, y = self._affine(regs)

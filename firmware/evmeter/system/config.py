@@ -16,6 +16,7 @@ FIELDS = {
     "": {
         "id": ("text", 1, 20, REQUIRED),
         "evse_id": ("text?", 1, 37, None),
+        "native_signing": ("bool", 0, 0, False),  # twice as fast, for 30 KiB of memory
         "tariff": ("tariff", 0, 0, None),  # session/tariff.py says what is in it
         "tariff_text": ("text?", 1, 250, None),  # for the driver, in each record
         "controller_firmware": ("text?", 1, 25, None),  # of the charge controller, likewise

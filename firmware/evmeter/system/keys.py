@@ -1,6 +1,7 @@
 """The signing key in the second store, made on the device and never given out."""
 
 from evmeter.ledger.signer import SoftwareSigner, generate_key
+from evmeter.system.log import log
 
 KEY = "key"
 _KEY_BYTES = 32
@@ -17,10 +18,27 @@ def read(nvs, name):
     return bytes(secret)
 
 
-def load(nvs, urandom):
-    """The signer over the stored key, or None where there is none."""
+def _go_native(urandom):
+    """Let the native kernel do the arithmetic from now on, where it can."""
+    try:
+        from evmeter.ledger import p256_viper
+
+        why_not = p256_viper.install(urandom)
+    except (ImportError, MemoryError) as error:
+        why_not = repr(error)
+    if why_not:
+        log.warning("no native kernel, signatures are made in Python: %s", why_not)
+
+
+def load(nvs, urandom, native=False):
+    """The signer over the stored key, or None where there is none. `native`: with the kernel in
+    machine code where that can be had, which takes 30 KiB."""
     secret = read(nvs, KEY)
-    return SoftwareSigner(secret, urandom) if secret else None
+    if not secret:
+        return None
+    if native:
+        _go_native(urandom)
+    return SoftwareSigner(secret, urandom)
 
 
 def make(nvs, urandom):

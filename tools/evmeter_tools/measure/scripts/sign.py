@@ -91,19 +91,19 @@ def best(function, rounds):
 def naive_us():
     # the process's own time, in ms: long enough that another program would get in between
     begin = time.clock()
-    for _ in range(4):
+    for _ in range(2):
         naive()
-    return round((time.clock() - begin) * 250000)
+    return round((time.clock() - begin) * 500000)
 
 
 if naive() != ours():
     raise ValueError("the two signatures differ")
 # in turn, so that a busy machine meets both
 slow, fast, both = 1 << 60, 1 << 60, 1 << 60
-for _ in range(4):
+for _ in range(8):
     slow = min(slow, naive_us())
-    fast = min(fast, best(ours, 10))
-    both = min(both, best(checked, 5))
+    fast = min(fast, best(ours, 20))
+    both = min(both, best(checked, 3))
 gc.collect()
 gc.disable()
 before = gc.mem_alloc()
