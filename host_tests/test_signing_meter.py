@@ -24,7 +24,7 @@ class _Bsm:
         self.silent = 0
         self.deaf = False
         self.refuse = 0
-        self.filler = "x" * 500
+        self.filler = "x" * 60
         self.latency_ms = 20
         for address, number, count in ((41283, 64901, 252), (41537, 64901, 252),
                                        (43291, 64903, 498), (43791, 64903, 498)):
@@ -72,7 +72,7 @@ class _Bsm:
                 self.page += 1
                 self.words[snapshot + 3] = self.words[ocmf + 3] = self.status
                 text = self.text(self.page)
-                self.put(ocmf + 4, text.encode() + bytes(992 - len(text)))
+                self.put(ocmf + 4, text.encode() + b"\0\0"[:992 - len(text)])
         # noise and the request's own echo before the answer
         return [(0, b"\x00\x2a" + request), (90, with_crc("2a10%04x%04x" % (address, count)))]
 

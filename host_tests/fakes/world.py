@@ -30,6 +30,7 @@ class FakeMeter:
         self.register_mwh = register_mwh
         self.serial = serial
         self.answers = True
+        self.letter = "T"  # why it does not answer
 
     @property
     def latest(self):
@@ -38,7 +39,7 @@ class FakeMeter:
     async def edge_reading(self, deadline_ms=2000):
         await asyncio.sleep_ms(0)
         if not self.answers:
-            return None, "T", self._clock.mono_ms()
+            return None, self.letter, self._clock.mono_ms()
         return self.register_mwh, "G", self._clock.mono_ms()
 
 

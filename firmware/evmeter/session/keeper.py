@@ -15,6 +15,7 @@ from evmeter.system.forget import forget
 _RETRY_MS = const(10000)
 _END_RETRY_MS = const(1000)
 _PROMPT_MS = const(2000)  # a reading later than this after the edge is said to be late
+_SWAP_MS = const(5000)  # another car draws nothing to speak of before that
 _BILLABLE_STEPS = const(100)
 _LEAST_FREE_PERCENT = const(10)
 _MOST_QUEUED = const(64)
@@ -210,9 +211,24 @@ class SessionKeeper(OpenSession):
 
     # -- end --
 
+    def _swapped(self, now_ms):
+        """Whether the next car has been there for so long that energy may be its."""
+        for what, at_ms in self._queue[1:]:
+            if what == rules.OPEN and now_ms - at_ms > _SWAP_MS:
+                return True
+        return False
+
     async def final_reading(self):
+        """(Register in mWh, OCMF letter, ms since boot) of the end. It waits for the meter, for as
+        long as no other car's energy can be in its register; then the newest one from before
+        stands in, with the letter that says why (S where the meter answers, but too late)."""
         while True:
             mwh, letter, read_ms = await self.meter.edge_reading()
+            if self._swapped(read_ms):
+                end_mwh = self.session.last_mwh
+                if self.split and self.split.readings:
+                    end_mwh = max(end_mwh, self.split.readings[-1][3])
+                return end_mwh, "S" if letter == "G" else letter, read_ms
             if mwh is not None:
                 self._alarms.clear(codes.METER_LOST)
                 await self.tell_meter_events()
@@ -222,13 +238,13 @@ class SessionKeeper(OpenSession):
             await self.pause(_END_RETRY_MS)
 
     async def _close(self, at_ms, tx):
+        self.end_at(at_ms)  # what the register does from here on may be another car's
         end_mwh, letter, read_ms = await self.final_reading()
-        late = read_ms - at_ms > _PROMPT_MS
-        end_unix_ms = self.clock.unix_ms_at(read_ms if late else at_ms)
-        self.end_at(at_ms)
+        late_ms = read_ms - at_ms if letter == "G" else 0
+        end_unix_ms = self.clock.unix_ms_at(read_ms if late_ms > _PROMPT_MS else at_ms)
         if tx == "E" and self.session.stop:
             tx = self.session.stop
-        await self.complete(end_unix_ms, end_mwh, letter, tx, at_ms, read_ms - at_ms)
+        await self.complete(end_unix_ms, end_mwh, letter, tx, at_ms, late_ms)
 
     async def complete(self, end_unix_ms, end_mwh, letter, tx, at_ms, late_ms=0):
         """Write the complete record and the closing event; the clock is not set meanwhile."""
@@ -270,8 +286,8 @@ class SessionKeeper(OpenSession):
         fields.update({
             "begin_mwh": session.begin_mwh, "end_mwh": end_mwh, "gap_mwh": session.gap_mwh,
             "energy_mwh": energy_mwh, "tx": tx, "dur_s": session.duration_s,
-            "dur_pm_s": session.duration_pm_s, "late_ms": late_ms if late_ms > _PROMPT_MS else 0,
-            "bill": 1 if billable else 0})
+            "dur_pm_s": session.duration_pm_s, "st": letter, "bill": 1 if billable else 0,
+            "late_ms": late_ms if late_ms > _PROMPT_MS else 0})
         await self.ledger.event(rules.CLOSE, self.sid, at_ms, fields)
         if self.on_edge:
             self.on_edge("E", self.sid, session.user)

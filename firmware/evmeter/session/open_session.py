@@ -180,11 +180,11 @@ class OpenSession:
 
     def _update(self):
         session = self.session
+        if self.started_ms is None:  # it has ended
+            return
         register_mwh = self.register_mwh()
         if register_mwh is not None and register_mwh > session.last_mwh:
             session.last_mwh = register_mwh
-        if self.started_ms is None:
-            return
         session.last_unix_ms, session.last_quality = self.clock.now()
         passed_s = (self.clock.mono_ms() - self.started_ms) // 1000
         session.duration_s += passed_s
