@@ -2,9 +2,9 @@
 
 import os
 import pty
+import signal
 import subprocess
 import sys
-import threading
 import time
 import tty
 from pathlib import Path
@@ -37,29 +37,62 @@ def line():
     os.close(master)
 
 
+class _Logs:
+    """`evmeter logs` as it listens to a port; it has opened that once a line comes through."""
+
+    def __init__(self, master, port):
+        self._process = subprocess.Popen(
+            _command("logs", "--port", port), env=_ENV, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._held = b""
+        while not self.lines(0.2):
+            assert self._process.poll() is None, self._process.stderr.read()
+            os.write(master, b"INFO up\r\n")
+
+    def lines(self, seconds):
+        """The lines of so long, without their time."""
+        time.sleep(seconds)
+        self._held += self._process.stdout.read() or b""
+        *whole, self._held = self._held.split(b"\n")
+        return [line.decode().split("  ", 1)[1] for line in whole]
+
+    def end(self, number=signal.SIGINT):
+        """(exit code, standard error); `number` 0: it ends by itself."""
+        if number:
+            self._process.send_signal(number)
+        error = self._process.stderr.read().decode()
+        return self._process.wait(60), error
+
+
 def test_logs_show_whole_lines_and_send_nothing(line):
     master, port = line
-    threading.Timer(2, lambda: os.write(master, b"INFO up\r\nWARNING a \x1b[2J\r\nhalf")).start()
-    code, out, error = _run("logs", "--port", port, "--seconds", 4)
-    assert (code, error) == (0, "")
-    assert [text.split("  ", 1)[1] for text in out.splitlines()] == [
-        "INFO up", "WARNING a \\x1b[2J"]
+    logs = _Logs(master, port)
+    os.write(master, b"WARNING a \x1b[2J\r\nhalf")
+    seen = []
+    while "WARNING a \\x1b[2J" not in seen:
+        seen += logs.lines(0.1)
+    assert set(seen) <= {"INFO up", "WARNING a \\x1b[2J"}
+    assert logs.end() == (0, "")
     os.set_blocking(master, False)
     with pytest.raises(BlockingIOError):  # a byte could stop the firmware
         os.read(master, 1)
 
 
-def test_logs_of_a_device_that_is_unplugged(line):
+def test_logs_of_a_device_that_is_unplugged():
     master, slave = pty.openpty()
+    tty.setraw(slave)
     port = os.ttyname(slave)
-    process = subprocess.Popen(_command("logs", "--port", port), env=_ENV,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    time.sleep(2)
+    logs = _Logs(master, port)
     os.close(slave)
     os.close(master)
-    assert process.communicate(timeout=60)[1] == (
-        "evmeter: the port %s is gone; was the device unplugged?\n" % port)
-    assert process.returncode == 2
+    assert logs.end(0) == (
+        2, "evmeter: the port %s is gone; was the device unplugged?\n" % port)
+
+
+def test_logs_end_after_so_long(line):
+    code, out, error = _run("logs", "--port", line[1], "--seconds", 1)
+    assert (code, out, error) == (0, "", "")
 
 
 @pytest.mark.parametrize("command", [
