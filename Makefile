@@ -26,7 +26,7 @@ bench-rig: setup
 	@$(EVMETER) bench-rig $(if $(METER),--meter $(METER)) $(if $(BAUD),--baud $(BAUD))
 
 test:
-	@$(SETUP) --require micropython,mosquitto,pyocmf,node-ocmf
+	@$(SETUP) --require micropython,mosquitto,pyocmf,node-ocmf,ocpi
 	@$(EVMETER) selftest
 
 bench: setup

@@ -6,6 +6,7 @@ import typer
 
 from evmeter_tools.backend import command as backend_command
 from evmeter_tools.bench import command as bench_command
+from evmeter_tools.billing import command as billing_command
 from evmeter_tools.demo import command as demo_command
 from evmeter_tools.device import command as device_command
 from evmeter_tools.device import console
@@ -13,7 +14,9 @@ from evmeter_tools.device.doctor import doctor
 from evmeter_tools.device.provision import provision
 from evmeter_tools.device.release import release
 from evmeter_tools.errors import UserError
+from evmeter_tools.export import command as export_command
 from evmeter_tools.faults.command import faults
+from evmeter_tools.insight.command import show as report
 from evmeter_tools.journal import command as journal_command
 from evmeter_tools.measure.command import measure
 from evmeter_tools.receipt.command import receipt
@@ -33,10 +36,16 @@ backend = typer.Typer(help="The operator's side: collect, store, acknowledge.",
                       no_args_is_help=True)
 journal = typer.Typer(help="Read a device's journal out of its flash; never write to it.",
                        no_args_is_help=True)
+cdr = typer.Typer(help="Charge detail records (OCPI 2.2.1) from verified sessions.",
+                  no_args_is_help=True)
+export = typer.Typer(help="Research data, Prometheus metrics, the NEVI quarterly set.",
+                     no_args_is_help=True)
 app.add_typer(emulate, name="emulate")
 app.add_typer(backend, name="backend")
 app.add_typer(journal, name="journal")
 app.add_typer(release, name="release")
+app.add_typer(cdr, name="cdr")
+app.add_typer(export, name="export")
 app.command()(demo_command.demo)
 app.command("bench-rig")(demo_command.bench_rig)
 app.command()(verify)
@@ -51,6 +60,7 @@ app.command("pull-journal")(console.pull_journal)
 app.command()(faults)
 app.command()(measure)
 app.command()(device_command.image)
+app.command("report")(report)
 journal.command()(journal_command.read)
 journal.command()(journal_command.export)
 journal.command()(journal_command.check)
@@ -59,6 +69,12 @@ backend.command()(backend_command.run)
 backend.command()(backend_command.enrol)
 backend.command()(backend_command.sessions)
 backend.command()(backend_command.export)
+cdr.command()(billing_command.make)
+cdr.command()(billing_command.correct)
+cdr.command()(billing_command.gaps)
+export.command()(export_command.research)
+export.command()(export_command.metrics)
+export.command()(export_command.nevi)
 
 
 def main():

@@ -304,12 +304,30 @@ def node_ocmf():
     return folder, version, "installed"
 
 
+def ocpi_models():
+    """extrawest_ocpi's models of OCPI in build/ocpi, apart from the other packages: it asks for
+    old versions of what it shares with them."""
+    folder = BUILD / "ocpi"
+    stamp = folder / "evmeter.stamp"
+    lock = HERE / "ocpi.txt"
+    wanted = _sha256(lock, sys.version)
+    version = lock.read_text().split()[0].split("==")[1]
+    if stamp.exists() and stamp.read_text() == wanted:
+        return folder, version, "in place"
+    shutil.rmtree(folder, ignore_errors=True)
+    _python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes",
+            "--no-deps", "--target", str(folder), "-r", str(lock))
+    stamp.write_text(wanted)
+    return folder, version, "installed"
+
+
 _STEPS = (
     ("micropython", "MicroPython for the host", micropython),
     ("upy-lib", "umqtt.simple and logging", device_packages),
     ("mosquitto", "mosquitto", mosquitto),
     ("pyocmf", "verifier pyocmf", pyocmf),
     ("node-ocmf", "verifier @road-labs/ocmf", node_ocmf),
+    ("ocpi", "OCPI models", ocpi_models),
 )
 _OPTIONAL_WITHOUT_NODE = "node-ocmf"
 

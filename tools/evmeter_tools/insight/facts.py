@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from evmeter_tools.backend.sessions import corrected_times
 from evmeter_tools.insight.session import charging_session, read_message
+from evmeter_tools.verify.parse import KEY_CHANGE
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class DeviceFacts:
 
     outside     [(Unix ms, mWh)]: energy that belongs to no session, when it was accounted for
     boots       [(Unix ms, reset cause)]
-    counts      {verdict: stored messages}; `missing` numbers that were passed over
+    by_stream   {(stream, verdict): stored messages}; `missing` numbers that were passed over
     latency_ms  from a record's making to its storing, where its clock was set
     """
 
@@ -39,7 +40,7 @@ class DeviceFacts:
     intervals: list = field(default_factory=list)
     outside: list = field(default_factory=list)
     boots: list = field(default_factory=list)
-    counts: dict = field(default_factory=dict)
+    by_stream: dict = field(default_factory=dict)
     missing: int = 0
     latency_ms: list = field(default_factory=list)
 
@@ -58,10 +59,9 @@ def device_facts(device, rows, keys, until_ms=None):
     by_key = {}
     for row in rows:
         by_key.setdefault(row.key_id, []).append((row, read_message(row)))
+    facts.missing = _missing(by_key)
     times, alive_ms, by_session = {}, {}, {}
     for key_id, pairs in by_key.items():
-        numbers = {row.seq for row, _ in pairs}
-        facts.missing += max(numbers) - len(numbers)
         found = corrected_times([(row.stream, message) for row, message in pairs
                                  if row.verdict == "ok"])
         times.update({(key_id, seq): when for seq, when in found.items()})
@@ -75,10 +75,26 @@ def device_facts(device, rows, keys, until_ms=None):
     return facts
 
 
+def _missing(by_key):
+    """How many numbers were passed over; a key that took over by a signed change goes on with
+    those of the one before."""
+    before = {message.get("new_k"): key_id for key_id, pairs in by_key.items()
+              for row, message in pairs
+              if row.stream == "log" and row.kind == KEY_CHANGE and row.verdict == "ok"}
+    lines = {}
+    for key_id, pairs in by_key.items():
+        first = key_id
+        for _ in before:
+            first = before.get(first, first)
+        lines.setdefault(first, set()).update(row.seq for row, _ in pairs)
+    return sum(max(numbers) - len(numbers) for numbers in lines.values())
+
+
 def _one_key(facts, key_id, pairs, times, alive_ms):
     last_ms = None
     for row, message in pairs:
-        facts.counts[row.verdict] = facts.counts.get(row.verdict, 0) + 1
+        kind = row.stream, row.verdict
+        facts.by_stream[kind] = facts.by_stream.get(kind, 0) + 1
         if not _whole(message, "ts"):
             continue
         when = times.get(row.seq)

@@ -78,6 +78,7 @@ class ChargingSession:
     segments     [(Unix ms at its begin, mWh)] between tariff changes, from signed readings; their
                  sum is energy_mwh
     gaps         [(Unix ms, mWh)] of gap energy as the events place it
+    tariff_code  tells the tariff that the device had (session/tariff.py), None without one
     split_ok     the device's verdict on the split: True, False, None without a tariff
     by_tariff    energy by tariff as the device splits it, gap energy left out
     phases       without holes from start to stop (to `until_ms` while it is open)
@@ -103,6 +104,7 @@ class ChargingSession:
     segments: list = field(default_factory=list)
     gaps: list = field(default_factory=list)
     split_ok: bool | None = None
+    tariff_code: int | None = None
     currency: str = ""
     cost_info: int | None = None
     by_tariff: dict = field(default_factory=dict)
@@ -261,7 +263,7 @@ def _bill(session, records, verdict):
     complete = next((record for record in verdict.records if record.kind == "complete"), None)
     spokesman = complete or (verdict.records[0] if verdict.records else None)
     if spokesman and spokesman.get("IS") is True:
-        session.user = {name: spokesman.get(name) for name in ("IT", "ID", "IL")}
+        session.user = {name: spokesman.get(name) for name in ("IT", "ID", "IL", "IF")}
     why = list(session.reasons)
     if not records:
         why.append("no record is stored")
@@ -284,6 +286,7 @@ def _close(session, messages):
         name = message.get("ev")
         if name in ("open", "close", "tariff") and message.get("cur"):
             session.currency = message["cur"]
+            session.tariff_code = message.get("tc", session.tariff_code)
         if name == FAULT:
             session.faults += 1
         if name == "close":

@@ -53,7 +53,8 @@ def completeness(facts):
         Column("bad", "refused", "stored, but with a wrong signature or content"),
         Column("latency_p95_ms", "latency p95 ms", "from making a record to storing it"),
         Column("boots", "boots")),
-        [(device, sum(own.counts.values()), own.missing, own.counts.get("bad", 0),
+        [(device, sum(own.by_stream.values()), own.missing,
+          sum(count for (_, verdict), count in own.by_stream.items() if verdict != "ok"),
           quantile(own.latency_ms, 950), len(own.boots)) for device, own in sorted(facts.items())])
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 from dataclasses import dataclass, field
 
-from evmeter_tools.words import WIDTH, clean
+from evmeter_tools.words import WIDTH, clean, wrap
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would calculate
 
@@ -49,16 +49,24 @@ class Table:
         return out.getvalue()
 
     def lines(self):
-        """The table for a terminal: at most 80 columns, the last column cut where it must be."""
+        """The table for a terminal, 80 columns: what does not fit is named in the last line."""
         shown = [[column.label for column in self.columns]]
         shown += [["-" if value is None else clean(value) for value in row] for row in self.rows]
         widths = [max(len(row[at]) for row in shown) for at in range(len(self.columns))]
+        fit = 1
+        while fit < len(widths) and sum(widths[:fit + 1]) + 2 * fit <= WIDTH:
+            fit += 1
+        if fit == len(widths) - 1:
+            fit += 1  # the last one is cut instead
         numeric = [all(value is None or isinstance(value, int) for value in column)
                    for column in zip(*self.rows, strict=True)] or [False] * len(widths)
         for row in shown:
             cells = [text.rjust(width) if number else text.ljust(width)
                      for text, width, number in zip(row, widths, numeric, strict=True)]
-            yield "  ".join(cells).rstrip()[:WIDTH]
+            yield "  ".join(cells[:fit]).rstrip()[:WIDTH]
+        if fit < len(widths):
+            yield from wrap("more in --csv: "
+                            + ", ".join(column.key for column in self.columns[fit:]), "- ")
 
 
 def cell(value):

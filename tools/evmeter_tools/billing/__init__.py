@@ -1,0 +1,1 @@
+"""From verified sessions to OCPI 2.2.1 charge detail records; money in whole minor units."""

@@ -1,0 +1,142 @@
+"""`evmeter cdr ...`: charge detail records from the store, their corrections, gap energy."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evmeter_tools.billing.cdr import Billing
+from evmeter_tools.billing.folder import CdrFolder
+from evmeter_tools.billing.gaps import CONFIRMED, WAIVED, GapFile, gap_rows
+from evmeter_tools.billing.party import read_operator
+from evmeter_tools.billing.price import Held
+from evmeter_tools.errors import UserError
+from evmeter_tools.insight.facts import load
+from evmeter_tools.insight.options import DEFAULT_DB, Database, open_store
+from evmeter_tools.words import clean, kwh, wrap
+
+_Operator = Annotated[Path, typer.Option(
+    "--operator", help="JSON file: who bills, places, tariffs, tokens (billing/party.py)")]
+_Folder = Annotated[Path, typer.Option("--out", help="Folder of the CDRs; it is made")]
+_Decisions = Annotated[Path, typer.Option(help="File of the decisions on gap energy")]
+_Gap = Annotated[str, typer.Option(
+    help="Pending gap energy: leave_out bills the rest, hold waits for the decision")]
+_Unsplit = Annotated[str, typer.Option(
+    help="Energy that no tariff can be told for: hold, or cheapest")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
+_DECISIONS = Path("build/backend/gap_decisions.jsonl")
+
+
+def _sessions(db, device=None):
+    store = open_store(db)
+    facts = load(store, [device] if device else None)
+    store.close()
+    return [session for own in facts.values() for session in own.sessions]
+
+
+def _one(db, sid):
+    for session in _sessions(db):
+        if session.sid == sid:
+            return session
+    raise UserError("no session %s in %s" % (clean(sid)[:40], db))
+
+
+def _now_ms():
+    return time.time_ns() // 1_000_000
+
+
+def make(
+    operator: _Operator,
+    out: _Folder,
+    db: Database = DEFAULT_DB,
+    device: Annotated[str | None, typer.Option(help="Only this device")] = None,
+    decisions: _Decisions = _DECISIONS,
+    gap: _Gap = "leave_out",
+    unsplit: _Unsplit = "hold",
+    as_json: _Json = False,
+):
+    """Write an OCPI 2.2.1 CDR for each verified session that has none yet.
+
+    What is held back is listed with its reason; a session that now says something else than its
+    CDR is listed too, and left to `evmeter cdr correct`. No file is ever changed.
+
+    Example: evmeter cdr make --operator operator.json --out cdrs
+    """
+    billing = Billing(read_operator(operator), GapFile(decisions), gap, unsplit)
+    folder = CdrFolder(out)
+    found = {"made": [], "there": [], "differs": [], "credited": [], "held": []}
+    for session in _sessions(db, device):
+        try:
+            found[folder.put(billing, session, _now_ms())].append({"sid": session.sid})
+        except Held as why:
+            if session.state != "open":
+                found["held"].append({"sid": session.sid, "why": str(why)})
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    for row in found["held"]:
+        print("\n".join(wrap("%s held: %s" % (row["sid"], row["why"]), "! ")))
+    for row in found["differs"]:
+        print("! %s differs from its CDR: evmeter cdr correct" % clean(row["sid"])[:40])
+    print("%d CDRs written to %s, %d there already, %d held"
+          % (len(found["made"]), out, len(found["there"]), len(found["held"])))
+
+
+def correct(
+    sid: Annotated[str, typer.Argument(help="The session's id")],
+    operator: _Operator,
+    out: _Folder,
+    db: Database = DEFAULT_DB,
+    decisions: _Decisions = _DECISIONS,
+    gap: _Gap = "leave_out",
+    unsplit: _Unsplit = "hold",
+    replace: Annotated[bool, typer.Option(help="Write a new CDR beside the credit CDR")] = True,
+):
+    """Credit the CDR of a session, and write a new one.
+
+    Example: evmeter cdr correct demo-0001-000001 --operator operator.json --out cdrs
+    """
+    billing = Billing(read_operator(operator), GapFile(decisions), gap, unsplit)
+    try:
+        for path in CdrFolder(out).correct(billing, _one(db, sid), _now_ms(), replace):
+            print(path)
+    except Held as why:
+        raise UserError("%s cannot be billed: %s; --no-replace only credits it"
+                        % (clean(sid)[:40], why)) from None
+
+
+def gaps(
+    db: Database = DEFAULT_DB,
+    decisions: _Decisions = _DECISIONS,
+    confirm: Annotated[str | None, typer.Option(help="Bill that of this session")] = None,
+    waive: Annotated[str | None, typer.Option(help="Never bill it")] = None,
+    by: Annotated[str, typer.Option(help="Who decides")] = "",
+    as_json: _Json = False,
+):
+    """List energy that flowed while a device was off, or decide on that of one session.
+
+    Example: evmeter cdr gaps --confirm demo-0001-000003 --by "A. Operator"
+    """
+    file = GapFile(decisions)
+    for sid, decision in ((confirm, CONFIRMED), (waive, WAIVED)):
+        if sid:
+            session = _one(db, sid)
+            if not by:
+                raise UserError("--by is missing: who decides?")
+            if not session.ok or not session.gap_mwh:
+                raise UserError("%s has no verified gap energy" % clean(sid)[:40])
+            file.write(session.device, sid, session.gap_mwh, decision, by, _now_ms() // 1000)
+    rows = [{"device": session.device, "sid": session.sid, "gap_mwh": session.gap_mwh,
+             "energy_mwh": session.energy_mwh, "decision": decision}
+            for session, decision in gap_rows(_sessions(db), file)]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        print("%-36s %12s kWh of %12s kWh  %s" % (
+            clean(row["sid"])[:36], kwh(row["gap_mwh"]),
+            "-" if row["energy_mwh"] is None else kwh(row["energy_mwh"]), row["decision"]))
+    if not rows:
+        print("no gap energy in %s" % db)

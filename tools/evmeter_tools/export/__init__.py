@@ -1,0 +1,1 @@
+"""What leaves the backend: research data, Prometheus metrics, the NEVI quarterly set."""

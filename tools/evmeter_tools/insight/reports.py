@@ -1,0 +1,129 @@
+"""The reports by name: each makes a Table of the devices' facts and a view."""
+
+from dataclasses import dataclass, field
+
+from evmeter_tools.errors import UserError
+from evmeter_tools.insight import demand, stations, uptime, use
+from evmeter_tools.insight.table import Column, Table
+
+_ROW = (
+    ("device", "device"), ("sid", "session"), ("state", "state"), ("energy_mwh", "mWh"),
+    ("billable", "billable"), ("outcome", "outcome"), ("start_ms", "start, Unix ms"),
+    ("stop_ms", "stop, Unix ms"), ("time_quality", "clock"), ("corrected", "corrected"),
+    ("duration_s", "s"), ("charging_s", "charging s"), ("occupied_s", "connected s"),
+    ("idle_s", "idle s"), ("gap_mwh", "gap mWh"), ("ok", "ok"), ("why_not", "why not"),
+    ("ended_by", "TX"), ("currency", "currency"), ("cost_info_minor", "cost for information"))
+
+
+@dataclass
+class View:
+    """What a report looks at.
+
+    zone        local.LocalTime
+    from_ms, to_ms  the period, Unix ms, the end excluded
+    rated_mw    {device: rated power}; only these count as stations
+    outages     uptime.Outage, beside those that the load profile shows
+    off_peak    names of the off-peak tariffs
+    off_peak_minutes  (from, to) minutes of the local day, where no tariff splits the energy
+    refused     attempts for which no session could open
+    """
+
+    zone: object
+    from_ms: int
+    to_ms: int
+    rated_mw: dict = field(default_factory=dict)
+    outages: list = field(default_factory=list)
+    off_peak: tuple = ("night",)
+    off_peak_minutes: tuple = (22 * 60, 6 * 60)
+    grace_ms: int = use.GRACE_MS
+    refused: int = 0
+
+    def months(self):
+        """The local months of the period."""
+        found = []
+        at_s = self.from_ms // 1000
+        while at_s < self.to_ms // 1000:
+            month = self.zone.month(at_s)
+            found.append(month)
+            at_s = uptime.month_period(month, self.zone)[1]
+        return found
+
+    def inside(self, intervals):
+        """The intervals that begin in the period."""
+        return [each for each in intervals
+                if self.from_ms <= each.start_s * 1000 < self.to_ms]
+
+
+def _sessions(facts):
+    return [session for own in facts.values() for session in own.sessions]
+
+
+def _intervals(facts, view):
+    return view.inside([each for own in facts.values() for each in own.intervals])
+
+
+def _outages(facts, view):
+    return view.outages + [hole for own in facts.values() for hole in uptime.holes(own.intervals)]
+
+
+def _list(facts, view):
+    found = use.begun(_sessions(facts), view.from_ms, view.to_ms)
+    rows = [tuple(session.row()[key] for key, _ in _ROW) for session in found]
+    return Table("list", "Sessions, one by one",
+                 tuple(Column(key, label) for key, label in _ROW), rows)
+
+
+def _utilisation(facts, view):
+    outages = _outages(facts, view)
+    down_s = sum(uptime.outage_s([each for each in outages if each.device == device],
+                                 view.from_ms // 1000, view.to_ms // 1000)[0]
+                 for device in view.rated_mw)
+    return use.utilisation(_sessions(facts), view.from_ms, view.to_ms, view.rated_mw,
+                           down_s * 1000)
+
+
+def _off_peak(facts, view):
+    split = use.tariff_split(_sessions(facts), view.from_ms, view.to_ms)
+    begin, end = view.off_peak_minutes
+    return Table("off_peak", "Off-peak share", (
+        Column("basis", "basis"), Column("off_peak_mwh", "off-peak mWh"),
+        Column("energy_mwh", "of mWh"), Column("share_permille", "permille")), [
+            ("tariffs " + ", ".join(view.off_peak), *use.off_peak_share(split, view.off_peak)),
+            ("hours %02d:%02d to %02d:%02d" % (*divmod(begin, 60), *divmod(end, 60)),
+             *demand.off_peak(_intervals(facts, view), view.zone, begin, end))])
+
+
+REPORTS = {
+    "list": _list,
+    "utilisation": _utilisation,
+    "starts": lambda facts, view: use.starts(
+        _sessions(facts), view.zone, view.from_ms, view.to_ms),
+    "demand": lambda facts, view: demand.demand(_intervals(facts, view), view.zone),
+    "profile": lambda facts, view: demand.profile(
+        _intervals(facts, view), view.zone, view.from_ms // 1000, view.to_ms // 1000),
+    "concurrency": lambda facts, view: use.concurrency(
+        _sessions(facts), view.zone, view.from_ms, view.to_ms, len(view.rated_mw)),
+    "sessions": lambda facts, view: use.distribution(_sessions(facts), view.from_ms, view.to_ms),
+    "overstay": lambda facts, view: use.overstay(
+        _sessions(facts), view.from_ms, view.to_ms, view.grace_ms),
+    "tariffs": lambda facts, view: use.tariff_split(_sessions(facts), view.from_ms, view.to_ms),
+    "off_peak": _off_peak,
+    "outcomes": lambda facts, view: use.outcomes(
+        _sessions(facts), view.from_ms, view.to_ms, view.refused),
+    "stations": lambda facts, view: stations.stations(
+        facts, view.from_ms, view.to_ms, view.rated_mw),
+    "uptime": lambda facts, view: uptime.uptime(
+        _outages(facts, view), sorted(facts), view.months(), view.zone),
+    "outages": lambda facts, view: uptime.reasons(
+        _outages(facts, view), sorted(facts), view.from_ms // 1000, view.to_ms // 1000),
+    "reliability": lambda facts, view: uptime.reliability(
+        _outages(facts, view), _sessions(facts), sorted(facts), view.from_ms, view.to_ms),
+    "records": lambda facts, _view: stations.completeness(facts),
+}
+
+
+def report(name, facts, view):
+    """The Table `name` of {device: DeviceFacts}. Raises UserError for a name that is none."""
+    if name not in REPORTS:
+        raise UserError("no report %.40s; there are: %s" % (name, ", ".join(REPORTS)))
+    return REPORTS[name](facts, view)
