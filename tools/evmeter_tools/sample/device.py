@@ -100,6 +100,7 @@ class SampleDevice:
         self.quality = quality
         self._register_nj = register_mwh * 3600  # mW s: no power is too small for a step of time
         self._boot_ms = unix_ms - 10_000
+        self._first_seq = 1
         self._tariff = Tariff(tariff) if tariff else None
         self._evse_id = evse_id
         self._signer = _Signer(secret)
@@ -162,6 +163,16 @@ class SampleDevice:
         store.add(self.entries())
 
     # -- what happens to it --
+
+    def set_clock(self, step_ms, quality="S"):
+        """The clock is set by so much; the audit entry tells how this boot's ticks lie."""
+        self.unix_ms += step_ms
+        self._boot_ms += step_ms
+        self.quality = quality
+        _now(self._ledger.log("clock_bound", self.sid, self.mono_ms(), {
+            "mono_ms": self.mono_ms(), "unix_ms": self.unix_ms, "q": quality, "unc_ms": 40,
+            "step_ms": step_ms, "src": "sntp", "boot": 1, "seq0": self._first_seq}))
+        return self
 
     @property
     def register_mwh(self):
@@ -229,6 +240,7 @@ class SampleDevice:
         self._register_nj += power_w * seconds * 1000
         self.unix_ms += seconds * 1000
         self._boot_ms = self.unix_ms - 3000
+        self._first_seq = self._journal.next_seq
         gap_mwh = self.register_mwh - last_mwh
         self._intervals = Intervals(getattr(self._journal, "interval_mwh", None))
         fields = {"now_mwh": self.register_mwh, "cause": "power-on", "faults": 0}
