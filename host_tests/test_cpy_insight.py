@@ -1,4 +1,4 @@
-"""Reports against figures worked out by hand: time zones, changes of the clock, edges of periods."""
+"""Reports against figures worked out by hand: zones, changes of the clock, edges of periods."""
 
 import csv
 import io
@@ -154,7 +154,8 @@ def test_the_heat_map_knows_skipped_and_doubled_hours(day, quarters_at_2, quarte
     counts = use.matrix(table)
     assert sum(map(sum, counts)) == 5 and sum(counts[6]) == 5
     expected = {0: {0: 1, 1: 1, 3: 2, 4: 1}, 8: {0: 1, 1: 1, 2: 3}, 4: {0: 1, 1: 1, 2: 2, 3: 1}}
-    assert {hour: count for hour, count in enumerate(counts[6]) if count} == expected[quarters_at_2]
+    found = {hour: count for hour, count in enumerate(counts[6]) if count}
+    assert found == expected[quarters_at_2]
     spent = use.matrix(table, "quarters")
     assert spent[6][2] == quarters_at_2 and sum(map(sum, spent)) == quarters_in_all
 
@@ -256,7 +257,8 @@ def test_demand_peak_and_load_factor_by_local_month():
     month_s = utc("2026-02-28 23:00")  # March begins in Berlin
     intervals = [
         quarter(month_s - 900, 900_000),
-        quarter(month_s, 500_000), quarter(month_s, 250_000, "d2"), quarter(month_s + 900, 250_000),
+        quarter(month_s, 500_000), quarter(month_s, 250_000, "d2"),
+        quarter(month_s + 900, 250_000),
         quarter(month_s + 1800, 9_000_000, quality="clock")]
     table = demand.demand(intervals, BERLIN)
     february, march = table.dicts()
@@ -357,8 +359,10 @@ def test_uptime_by_the_rule(minutes, excluded, mpercent, above):
 
 def test_outages_that_overlap_count_once_and_excluded_only_alone():
     hour = 3600
-    outages = [Outage("d1", 10 * hour, 12 * hour), Outage("d1", 11 * hour, 13 * hour, "", "utility"),
-               Outage("d1", 12 * hour, 13 * hour, "", "vandalism"), Outage("d1", 20 * hour, 20 * hour)]
+    outages = [Outage("d1", 10 * hour, 12 * hour),
+               Outage("d1", 11 * hour, 13 * hour, "", "utility"),
+               Outage("d1", 12 * hour, 13 * hour, "", "vandalism"),
+               Outage("d1", 20 * hour, 20 * hour)]
     assert uptime.outage_s(outages, 0, 86400) == (3 * hour, hour)
     assert uptime.outage_s(outages, 12 * hour, 86400) == (hour, hour)
     assert uptime.outage_s(outages, 0, 10 * hour) == (0, 0)
@@ -401,14 +405,16 @@ def test_only_reasons_of_the_rule_exclude_and_files_are_checked(tmp_path):
 
 
 def test_holes_in_the_load_profile_are_outages():
-    intervals = [quarter(at * 900, 1) for at in (0, 1, 2, 6, 7)] + [quarter(3 * 900, 1, length_s=1800)]
+    intervals = [quarter(at * 900, 1) for at in (0, 1, 2, 6, 7)]
+    intervals.append(quarter(3 * 900, 1, length_s=1800))
     assert [(hole.start_s, hole.stop_s) for hole in uptime.holes(intervals)] == [(4500, 5400)]
     assert uptime.holes([quarter(0, 1)]) == []
 
 
 def test_mtbf_and_mttr():
     hour, month_ms = 3600, 30 * DAY_MS
-    outages = [Outage("d1", 10 * hour, 16 * hour), Outage("d1", 100 * hour, 106 * hour, "", "utility")]
+    outages = [Outage("d1", 10 * hour, 16 * hour),
+               Outage("d1", 100 * hour, 106 * hour, "", "utility")]
     sessions = [made(at * DAY_MS, at * DAY_MS + HOUR_MS) for at in range(4)]
     sessions[1].faults = 1
     sessions[2].faults, sessions[2].ended_by = 1, "A"  # the same fault, once

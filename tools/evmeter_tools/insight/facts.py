@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from evmeter_tools.backend.sessions import corrected_times
-from evmeter_tools.insight.session import charging_session, read_message
+from evmeter_tools.insight.session import charging_session, read_message, whole
 from evmeter_tools.verify.parse import KEY_CHANGE
 
 
@@ -43,10 +43,6 @@ class DeviceFacts:
     by_stream: dict = field(default_factory=dict)
     missing: int = 0
     latency_ms: list = field(default_factory=list)
-
-
-def _whole(message, *names):
-    return all(type(message.get(name)) is int for name in names)
 
 
 def device_facts(device, rows, keys, until_ms=None):
@@ -95,7 +91,7 @@ def _one_key(facts, key_id, pairs, times, alive_ms):
     for row, message in pairs:
         kind = row.stream, row.verdict
         facts.by_stream[kind] = facts.by_stream.get(kind, 0) + 1
-        if not _whole(message, "ts"):
+        if whole(message, "ts") is None:
             continue
         when = times.get(row.seq)
         at_ms = when.unix_ms if when else message["ts"] * 1000
@@ -103,10 +99,10 @@ def _one_key(facts, key_id, pairs, times, alive_ms):
             facts.boots.append((at_ms, str(message.get("cause", ""))))
             if last_ms is not None:
                 alive_ms[key_id, row.seq] = last_ms
-        if row.verdict == "ok" and _whole(message, "out_mwh") and message["out_mwh"]:
+        if row.verdict == "ok" and whole(message, "out_mwh"):
             facts.outside.append((at_ms, message["out_mwh"]))
-        if row.stream == "ivl" and row.verdict == "ok" and _whole(
-                message, "t0", "len", "d_mwh", "p_max_mw"):
+        if row.stream == "ivl" and row.verdict == "ok" and None not in (
+                whole(message, name) for name in ("t0", "len", "d_mwh", "p_max_mw")):
             facts.intervals.append(Interval(
                 facts.device, message["t0"], message["len"], message["d_mwh"],
                 message["p_max_mw"], str(message.get("q"))))

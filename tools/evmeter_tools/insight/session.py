@@ -198,15 +198,16 @@ def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_m
     keys      {key id: SPKI} that are trusted for the device
     times     {(key id, seq): TrueTime}, backend.sessions.device_times
     alive_ms  {(key id, seq of a boot event): when the device was last known to run}
-    until_ms  up to when the phases of an open session go; None: up to its last event
+    until_ms  now: up to when the phases of an open session go; None: up to its last event
     """
     times, alive_ms = times or {}, alive_ms or {}
     session = ChargingSession(device, sid)
     messages = [(row, read_message(row)) for row in sorted(rows, key=lambda row: row.seq)]
     records = [(row, message) for row, message in messages if row.stream == "rec"]
-    events = [(row, message) for row, message in messages if row.stream == "evt"]
+    events = [(row, message) for row, message in messages
+              if row.stream == "evt" and row.verdict == "ok" and whole(message, "ts") is not None]
     verdict = _records(session, records, keys, times)
-    _close(session, [message for _, message in messages])
+    _tell(session, [message for _, message in events])
     _bill(session, records, verdict)
     if session.start:
         _phases(session, events, times, alive_ms, until_ms)
@@ -220,6 +221,12 @@ def read_message(row):
     except ValueError:
         message = None
     return message if isinstance(message, dict) else {}
+
+
+def whole(message, name, default=None):
+    """A field that must be a whole number; `default` where it is none."""
+    value = message.get(name)
+    return value if type(value) is int else default
 
 
 def _stamp(reading, at):
@@ -280,20 +287,22 @@ def _bill(session, records, verdict):
     session.billable = verdict.billable and not session.why_not
 
 
-def _close(session, messages):
+def _tell(session, messages):
     """Take what the events tell of tariff, duration and faults."""
     for message in messages:
         name = message.get("ev")
-        if name in ("open", "close", "tariff") and message.get("cur"):
-            session.currency = message["cur"]
-            session.tariff_code = message.get("tc", session.tariff_code)
+        if name in ("open", "close", "tariff") and isinstance(message.get("cur"), str):
+            session.currency = message["cur"][:3]
+            session.tariff_code = whole(message, "tc", session.tariff_code)
         if name == FAULT:
             session.faults += 1
         if name == "close":
-            session.duration_s = message.get("dur_s")
-            session.duration_pm_s = message.get("dur_pm_s", 0)
-            session.cost_info = message.get("cost")
-            session.by_tariff = dict(message.get("by") or {})
+            session.duration_s = whole(message, "dur_s")
+            session.duration_pm_s = whole(message, "dur_pm_s", 0)
+            session.cost_info = whole(message, "cost")
+            by = message.get("by")
+            session.by_tariff = {name: mwh for name, mwh in by.items()
+                                 if type(mwh) is int} if isinstance(by, dict) else {}
 
 
 def _phases(session, events, times, alive_ms, until_ms):
@@ -303,21 +312,21 @@ def _phases(session, events, times, alive_ms, until_ms):
     last_ms = session.start.best_ms
     for row, message in events:
         at = times.get((row.key_id, row.seq))
-        at_ms = at.unix_ms if at else message.get("ts", 0) * 1000
+        at_ms = at.unix_ms if at else message["ts"] * 1000
         name = message.get("ev")
         if name == "boot":
             marks.append((alive_ms.get((row.key_id, row.seq), last_ms), OFF))
         elif name == "resume":
-            off_ms = message.get("off_ms", -1)
+            off_ms = whole(message, "off_ms", -1)
             if off_ms >= 0 and marks and marks[-1][1] == OFF:
                 marks[-1] = (max(marks[-1][0], at_ms - off_ms), OFF)
             marks.append((at_ms, UNKNOWN))
-            session.gaps.append((at_ms, message.get("gap_mwh", 0)))
+            session.gaps.append((at_ms, whole(message, "gap_mwh", 0)))
         elif name in PHASES:
             marks.append((at_ms, name))
         last_ms = max(last_ms, at_ms)
     start_ms = session.start.best_ms
-    stop_ms = session.stop.best_ms if session.stop else max(until_ms or 0, last_ms)
+    stop_ms = session.stop.best_ms if session.stop else until_ms or last_ms
     stop_ms = max(stop_ms, start_ms)
     name = UNKNOWN
     for told_ms, following in [*marks, (stop_ms, UNKNOWN)]:
