@@ -135,8 +135,8 @@ def gaps(
         print(json.dumps(rows, indent=1))
         return
     for row in rows:
-        print("%-36s %12s kWh of %12s kWh  %s" % (
-            clean(row["sid"])[:36], kwh(row["gap_mwh"]),
+        print("%-28s %12s kWh of %12s kWh  %s" % (
+            clean(row["sid"])[:28], kwh(row["gap_mwh"]),
             "-" if row["energy_mwh"] is None else kwh(row["energy_mwh"]), row["decision"]))
     if not rows:
         print("no gap energy in %s" % db)

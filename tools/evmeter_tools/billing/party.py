@@ -10,6 +10,7 @@
 """
 
 import json
+from copy import deepcopy
 from decimal import Decimal
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class Operator:
         place = self.places.get(device)
         if place is None:
             raise Held("%s has no place in the operator's file" % device)
-        return {"location": place.get("location"), "rated_mw": place["rated_w"] * 1000,
+        return {"location": deepcopy(place.get("location")), "rated_mw": place["rated_w"] * 1000,
                 "site": place.get("site", device)}
 
     def rated_mw(self):
