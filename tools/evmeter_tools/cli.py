@@ -20,6 +20,7 @@ from evmeter_tools.insight.command import show as report
 from evmeter_tools.journal import command as journal_command
 from evmeter_tools.measure.command import measure
 from evmeter_tools.receipt.command import receipt
+from evmeter_tools.sample import command as sample_command
 from evmeter_tools.scan.command import scan
 from evmeter_tools.testing import selftest
 from evmeter_tools.verify.command import verify
@@ -69,6 +70,7 @@ backend.command()(backend_command.run)
 backend.command()(backend_command.enrol)
 backend.command()(backend_command.sessions)
 backend.command()(backend_command.export)
+backend.command()(sample_command.fill)
 cdr.command()(billing_command.make)
 cdr.command()(billing_command.correct)
 cdr.command()(billing_command.gaps)
