@@ -1,6 +1,7 @@
 """Sessions as reports see them, from what the firmware's ledger and keeper really write."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,9 @@ import pytest
 from evmeter_tools.backend import messages
 from evmeter_tools.backend.store import Entry, Store
 from evmeter_tools.insight.facts import device_facts, load
+from evmeter_tools.insight.local import LocalTime
+from evmeter_tools.insight.reports import REPORTS, View, report
+from evmeter_tools.insight.session import from_row
 from evmeter_tools.sample.device import SampleDevice
 from fakes import keeper_device
 from fakes.keeper_device import PILOT_A, PILOT_B, PILOT_C, Device
@@ -196,6 +200,28 @@ def test_the_store_gives_the_same(tmp_path):
     assert load(store, ["nobody"])["nobody"].sessions == []
     store.close()
     assert found.row() == facts_of(device).sessions[0].row()
+
+
+def test_a_derived_row_gives_the_same_reports():
+    devices = [
+        SampleDevice("a", BEGIN_MS, tariff=TARIFF).run(13 * HOUR_S).plug(USER).charge(
+            4 * HOUR_S, 9000).phase("finished_estimated", 2000).unplug().run(1000).plug(),
+        SampleDevice("b", BEGIN_MS, tariff=TARIFF).plug().charge(900).cut(100, 900).phase(
+            "fault", 30).charge(900).unplug("A").plug().charge(60).cut(HOUR_S),
+        SampleDevice("c", BEGIN_MS - 10**9, quality="U").plug().charge(600).set_clock(10**9)
+        .charge(600).unplug().plug().run(30).unplug()]
+    facts = {device.name: facts_of(device) for device in devices}
+    facts["d"] = facts_of(SampleDevice("d", BEGIN_MS).plug().charge(60).unplug(), _forged)
+    kept = {name: replace(own, sessions=[
+        from_row(json.loads(json.dumps(session.row()))) for session in own.sessions])
+        for name, own in facts.items()}
+    assert [session.row() for own in kept.values() for session in own.sessions] == [
+        session.row() for own in facts.values() for session in own.sessions]
+    view = View(LocalTime("Europe/Berlin"), BEGIN_MS - 10**7, BEGIN_MS + 2 * 10**8,
+                dict.fromkeys(facts, 11_000_000))
+    for name in REPORTS:
+        assert report(name, kept, view).rows == report(name, facts, view).rows, name
+    assert len(report("list", kept, view).rows) == 7
 
 
 # -- the keeper itself --

@@ -9,10 +9,12 @@ from evmeter_tools.insight.table import Column, Table
 _ROW = (
     ("device", "device"), ("sid", "session"), ("state", "state"), ("energy_mwh", "mWh"),
     ("billable", "billable"), ("outcome", "outcome"), ("start_ms", "start, Unix ms"),
-    ("stop_ms", "stop, Unix ms"), ("time_quality", "clock"), ("corrected", "corrected"),
+    ("stop_ms", "stop, Unix ms"), ("start_quality", "clock"), ("stop_quality", "clock at stop"),
+    ("start_corrected", "start corrected"), ("stop_corrected", "stop corrected"),
     ("duration_s", "s"), ("charging_s", "charging s"), ("occupied_s", "connected s"),
-    ("idle_s", "idle s"), ("gap_mwh", "gap mWh"), ("ok", "ok"), ("why_not", "why not"),
-    ("ended_by", "TX"), ("currency", "currency"), ("cost_info_minor", "cost for information"))
+    ("idle_s", "idle s"), ("faults", "faults"), ("gap_mwh", "gap mWh"), ("ok", "ok"),
+    ("why_not", "why not"), ("ended_by", "TX"), ("currency", "currency"),
+    ("cost_info_minor", "cost for information"))
 
 
 @dataclass

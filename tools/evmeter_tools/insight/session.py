@@ -178,18 +178,48 @@ class ChargingSession:
         return {"A": "aborted", "P": "power_fail"}.get(self.ended_by, SUCCESS)
 
     def row(self):
-        """A flat dict of whole numbers and texts, for a table or a derived row."""
+        """A flat dict of whole numbers and texts: for a table, or to be kept as a derived row from
+        which `from_row` makes all that reports need, without the records."""
         return {
-            "device": self.device, "sid": self.sid, "state": self.state, "ok": int(self.ok),
-            "start_ms": self.start_ms, "stop_ms": self.stop and self.stop_ms,
-            "time_quality": self.quality,
-            "corrected": int(any(stamp and stamp.true for stamp in (self.start, self.stop))),
+            "device": self.device, "sid": self.sid, "key_id": self.key_id, "state": self.state,
+            "ok": int(self.ok), "start_ms": self.start_ms,
+            "stop_ms": self.stop and self.stop_ms,
+            "start_quality": self.start and self.start.quality,
+            "stop_quality": self.stop and self.stop.quality,
+            "start_corrected": int(bool(self.start and self.start.true)),
+            "stop_corrected": int(bool(self.stop and self.stop.true)),
             "duration_s": self.duration_s, "energy_mwh": self.energy_mwh,
             "gap_mwh": self.gap_mwh, "billable": int(self.billable),
             "why_not": "; ".join(self.why_not), "ended_by": self.ended_by,
             "outcome": self.outcome, "charging_s": self.charging_ms // 1000,
             "occupied_s": self.occupied_ms // 1000, "idle_s": self.idle_ms // 1000,
-            "currency": self.currency, "cost_info_minor": self.cost_info}
+            "faults": self.faults, "split_ok": self.split_ok and int(self.split_ok),
+            "currency": self.currency, "cost_info_minor": self.cost_info,
+            "by_tariff": json.dumps(self.by_tariff),
+            "phases": json.dumps([[phase.name, phase.start_ms, phase.stop_ms]
+                                  for phase in self.phases])}
+
+
+def from_row(row):
+    """The ChargingSession of a dict that `row()` made, as far as reports need it: no records, and
+    nothing that could be billed."""
+    session = ChargingSession(row["device"], row["sid"], row["key_id"], row["state"],
+                              bool(row["ok"]))
+    for name in ("start", "stop"):
+        at_ms = row[name + "_ms"]
+        if at_ms is not None:
+            quality = row[name + "_quality"]
+            true = TrueTime(at_ms, 0, quality, 0) if row[name + "_corrected"] else None
+            setattr(session, name, Stamp(at_ms, quality, true))
+    for name in ("energy_mwh", "gap_mwh", "ended_by", "duration_s", "faults", "currency"):
+        setattr(session, name, row[name])
+    session.billable = bool(row["billable"])
+    session.why_not = tuple(row["why_not"].split("; ")) if row["why_not"] else ()
+    session.split_ok = None if row["split_ok"] is None else bool(row["split_ok"])
+    session.cost_info = row["cost_info_minor"]
+    session.by_tariff = json.loads(row["by_tariff"])
+    session.phases = [Phase(*phase) for phase in json.loads(row["phases"])]
+    return session
 
 
 def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_ms=None):

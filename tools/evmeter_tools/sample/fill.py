@@ -58,11 +58,22 @@ class Plan:
     user: int
 
     def derived(self):
-        """A flat dict by the names of the backend's table of sessions."""
-        return {"device": self.device, "sid": self.sid, "key_id": _KEY_ID,
-                "state": "complete", "begin_ms": self.begin_s * 1000, "begin_mwh": self.begin_mwh,
-                "end_ms": self.end_s * 1000, "energy_mwh": self.energy_mwh, "gap_mwh": 0,
-                "billable": 1, "ok": 1, "tx": "E", "changed_at": self.end_s * 1000}
+        """What a derived row may hold: by the names of the backend's table and of
+        ChargingSession.row()."""
+        begin_ms, end_ms = self.begin_s * 1000, self.end_s * 1000
+        full_ms = begin_ms + self.charging_s * 1000
+        return {"device": self.device, "sid": self.sid, "key_id": _KEY_ID, "state": "complete",
+                "begin_ms": begin_ms, "begin_mwh": self.begin_mwh, "end_ms": end_ms, "tx": "E",
+                "changed_at": end_ms, "energy_mwh": self.energy_mwh, "gap_mwh": 0, "billable": 1,
+                "ok": 1, "start_ms": begin_ms, "stop_ms": end_ms, "start_quality": "S",
+                "stop_quality": "S", "start_corrected": 0, "stop_corrected": 0,
+                "duration_s": self.end_s - self.begin_s, "why_not": "", "ended_by": "E",
+                "outcome": "success", "charging_s": self.charging_s,
+                "occupied_s": self.end_s - self.begin_s,
+                "idle_s": self.end_s - self.begin_s - self.charging_s, "faults": 0,
+                "split_ok": None, "currency": "EUR", "cost_info_minor": None, "by_tariff": "{}",
+                "phases": '[["charging", %d, %d], ["finished_estimated", %d, %d]]' % (
+                    begin_ms, full_ms, full_ms, end_ms)}
 
 
 def name(number):
