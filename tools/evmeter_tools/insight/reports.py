@@ -70,16 +70,16 @@ def _outages(facts, view):
 
 def _list(facts, view):
     found = use.begun(_sessions(facts), view.from_ms, view.to_ms)
-    rows = [tuple(session.row()[key] for key, _ in _ROW) for session in found]
+    rows = [tuple(row[key] for key, _ in _ROW) for row in (session.row() for session in found)]
     return Table("list", "Sessions, one by one",
                  tuple(Column(key, label) for key, label in _ROW), rows)
 
 
 def _utilisation(facts, view):
     outages = _outages(facts, view)
-    down_s = sum(uptime.outage_s([each for each in outages if each.device == device],
-                                 view.from_ms // 1000, view.to_ms // 1000)[0]
-                 for device in view.rated_mw)
+    by_device = uptime.by_device(outages)
+    down_s = sum(uptime.outage_s(by_device.get(device, ()), view.from_ms // 1000,
+                                 view.to_ms // 1000)[0] for device in view.rated_mw)
     return use.utilisation(_sessions(facts), view.from_ms, view.to_ms, view.rated_mw,
                            down_s * 1000)
 

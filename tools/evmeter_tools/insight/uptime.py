@@ -86,6 +86,14 @@ def merged(spans):
     return found
 
 
+def by_device(items):
+    """{device: its outages or sessions}."""
+    found = {}
+    for item in items:
+        found.setdefault(item.device, []).append(item)
+    return found
+
+
 def _length(spans, from_s, to_s):
     return sum(max(0, min(stop, to_s) - max(start, from_s)) for start, stop in spans)
 
@@ -128,8 +136,9 @@ def meets(down_s, excluded_s):
 def uptime(outages, devices, months, zone):
     """Uptime of each device for each month "2026-03", over the twelve months that end with it."""
     rows = []
+    outages_of = by_device(outages)
     for device in devices:
-        own = [each for each in outages if each.device == device]
+        own = outages_of.get(device, ())
         for month in months:
             down_s, excluded_s = outage_s(own, *month_period(month, zone, 12))
             inside_s, _ = outage_s(own, *month_period(month, zone))
@@ -148,8 +157,9 @@ def uptime(outages, devices, months, zone):
 def reasons(outages, devices, from_s, to_s):
     """Outage by device and reason in a period: "" is what counts against the uptime."""
     rows = []
+    outages_of = by_device(outages)
     for device in devices:
-        own = [each for each in outages if each.device == device]
+        own = outages_of.get(device, ())
         for reason in ("", *REASONS):
             spans = merged((each.start_s, each.stop_s) for each in own if each.excluded == reason)
             inside_s = _length(spans, from_s, to_s)
@@ -167,13 +177,14 @@ def reliability(outages, sessions, devices, from_ms, to_ms):
     session (pilot E or F for 3 s or more), or a session that a fault ended. MTBF is the time of
     the period less outage, by failures; MTTR the mean length of the outages."""
     rows = []
+    outages_of, sessions_of = by_device(outages), by_device(sessions)
     for device in devices:
-        own = [each for each in outages if each.device == device]
+        own = outages_of.get(device, ())
         down_s, _ = outage_s(own, from_ms // 1000, to_ms // 1000)
         counted = [(start, stop) for start, stop in merged(
             (each.start_s, each.stop_s) for each in own if not each.excluded)
             if stop > from_ms // 1000 and start < to_ms // 1000]
-        begun = [session for session in sessions if session.device == device and session.start
+        begun = [session for session in sessions_of.get(device, ()) if session.start
                  and from_ms <= session.start_ms < to_ms]
         faults = sum(max(session.faults, session.ended_by == "A") for session in begun)
         failures = len(counted) + faults
