@@ -184,8 +184,10 @@ def _unknown_clock(session):
     (_times(start=3 * HOUR_S * 1000), "faster"),
     (lambda session: setattr(session, "split_ok", False), "split"),
     (lambda session: setattr(session, "tariff_code", 1), "another tariff"),
-    (lambda session: setattr(session, "device", "d-2"), "no place"),
+    (lambda session: vars(session).update(device="d-2", sid="d-2-000001"), "no place"),
     (lambda session: session.user.update(ID="x" * 40), "longer than 36"),
+    (lambda session: setattr(session, "sid", "../../d-1-000001"), "none that d-1 gives"),
+    (lambda session: setattr(session, "sid", "d-2-000001"), "none that d-1 gives"),
 ])
 def test_what_has_no_cdr_says_why(change, word):
     session = session_of(evening())
@@ -193,6 +195,23 @@ def test_what_has_no_cdr_says_why(change, word):
     change(session)
     with pytest.raises(Held, match=word):
         Billing(operator()).cdr(session, NOW_MS)
+
+
+def test_a_suspicious_session_is_billed_once_somebody_looked_at_it():
+    session = session_of(device().plug().charge(50, 11000).unplug())
+    with pytest.raises(Held, match="50 s long"):
+        Billing(operator()).cdr(session, NOW_MS)
+    for billing in (Billing(operator(), accepted=[session.sid]), Billing(operator(), least_s=50)):
+        assert billing.cdr(session, NOW_MS)["total_energy"] == Decimal("0.152")
+
+
+def test_no_id_leads_out_of_the_folder(tmp_path):
+    session = session_of(evening())
+    session.sid = "../../x"
+    folder = CdrFolder(tmp_path / "a" / "cdrs")
+    for call in (folder.put, folder.correct):
+        with pytest.raises(Held, match="no name for a file"):
+            call(Billing(operator()), session, NOW_MS)
 
 
 def test_records_of_another_evse_are_held():

@@ -6,6 +6,7 @@ confirmed is in none. A CDR is never changed: a correction is a credit CDR and a
 
 import base64
 import json
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -16,7 +17,7 @@ from evmeter_tools.errors import UserError
 from evmeter_tools.insight.session import CHARGING
 
 _HOUR_MS = 3_600_000
-_LEAST_S = 60
+LEAST_S = 60
 _TOO_FAST_PERMILLE = 1100
 _OPTIONS = {"gap": ("leave_out", "hold"), "unsplit": ("hold", "cheapest")}
 
@@ -27,17 +28,17 @@ def rfc3339(unix_ms):
     return "%s.%03dZ" % (at, unix_ms % 1000)
 
 
-def suspicions(session, rated_mw, now_ms):
+def suspicions(session, rated_mw, now_ms, least_s=LEAST_S):
     """What a person should look at before such a session is billed, as a list of texts."""
     found = []
     seconds = (session.stop_ms - session.start_ms) // 1000
     if not session.energy_mwh:
         found.append("no energy")
-    if seconds < _LEAST_S:
+    if seconds < least_s:
         found.append("%d s long" % seconds)
     if session.stop_ms > now_ms + 60_000:
         found.append("ends in the future")
-    if rated_mw and seconds >= _LEAST_S and (
+    if rated_mw and seconds and (
             session.energy_mwh * 3600 * 1000 > rated_mw * seconds * _TOO_FAST_PERMILLE):
         found.append("faster than the charger can")
     return found
@@ -53,9 +54,12 @@ class Billing:
                waits for the decision
     unsplit    "hold" or "cheapest", price.OperatorTariff.parts
     receipt    None, or gives the address of a session's receipt: receipt(device, sid)
+    least_s    a shorter session is suspicious
+    accepted   ids of suspicious sessions that a person has looked at
     """
 
-    def __init__(self, operator, decisions=None, gap="leave_out", unsplit="hold", receipt=None):
+    def __init__(self, operator, decisions=None, gap="leave_out", unsplit="hold", receipt=None,
+                 least_s=LEAST_S, accepted=()):
         for name, value in (("gap", gap), ("unsplit", unsplit)):
             if value not in _OPTIONS[name]:
                 raise UserError("--%s %.20s; allowed: %s"
@@ -65,16 +69,20 @@ class Billing:
         self._gap = gap
         self._unsplit = unsplit
         self._receipt = receipt
+        self._least_s = least_s
+        self._accepted = frozenset(accepted)
 
     def _refuse(self, session, now_ms):
         """Raise Held where a session has no CDR."""
         if not session.billable:
             raise Held("; ".join(session.why_not) or "not billable")
+        if not re.fullmatch(re.escape(session.device) + r"-[0-9]{6,10}", session.sid, re.ASCII):
+            raise Held("its id %.36r is none that %s gives" % (session.sid, session.device))
         if not (session.start.known and session.stop.known):
             raise Held("its time is not known")
         place = self._operator.place(session.device)
-        found = suspicions(session, place["rated_mw"], now_ms)
-        if found:
+        found = suspicions(session, place["rated_mw"], now_ms, self._least_s)
+        if found and session.sid not in self._accepted:
             raise Held("suspicious: " + ", ".join(found))
         named = {record.get("CI") for record in session.records} - {None}
         if named and named != {place["location"].get("evse_id")}:

@@ -25,6 +25,8 @@ _Gap = Annotated[str, typer.Option(
     help="Pending gap energy: leave_out bills the rest, hold waits for the decision")]
 _Unsplit = Annotated[str, typer.Option(
     help="Energy that no tariff can be told for: hold, or cheapest")]
+_Accept = Annotated[list[str] | None, typer.Option(
+    help="Id of a suspicious session that you have looked at; repeatable")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
 _DECISIONS = Path("build/backend/gap_decisions.jsonl")
 
@@ -55,6 +57,7 @@ def make(
     decisions: _Decisions = _DECISIONS,
     gap: _Gap = "leave_out",
     unsplit: _Unsplit = "hold",
+    accept: _Accept = None,
     as_json: _Json = False,
 ):
     """Write an OCPI 2.2.1 CDR for each verified session that has none yet.
@@ -64,7 +67,8 @@ def make(
 
     Example: evmeter cdr make --operator operator.json --out cdrs
     """
-    billing = Billing(read_operator(operator), GapFile(decisions), gap, unsplit)
+    billing = Billing(read_operator(operator), GapFile(decisions), gap, unsplit,
+                      accepted=accept or ())
     folder = CdrFolder(out)
     found = {"made": [], "there": [], "differs": [], "credited": [], "held": []}
     for session in _sessions(db, device):
@@ -92,13 +96,15 @@ def correct(
     decisions: _Decisions = _DECISIONS,
     gap: _Gap = "leave_out",
     unsplit: _Unsplit = "hold",
+    accept: _Accept = None,
     replace: Annotated[bool, typer.Option(help="Write a new CDR beside the credit CDR")] = True,
 ):
     """Credit the CDR of a session, and write a new one.
 
     Example: evmeter cdr correct demo-0001-000001 --operator operator.json --out cdrs
     """
-    billing = Billing(read_operator(operator), GapFile(decisions), gap, unsplit)
+    billing = Billing(read_operator(operator), GapFile(decisions), gap, unsplit,
+                      accepted=accept or ())
     try:
         for path in CdrFolder(out).correct(billing, _one(db, sid), _now_ms(), replace):
             print(path)

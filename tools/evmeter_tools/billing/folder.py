@@ -1,8 +1,10 @@
 """A folder of CDRs, one JSON file each, named after its id; none is ever changed."""
 
+import re
 from pathlib import Path
 
 from evmeter_tools.billing.cdr import credit, read, same, text
+from evmeter_tools.billing.price import Held
 from evmeter_tools.errors import UserError
 
 
@@ -16,8 +18,13 @@ class CdrFolder:
         except OSError as error:
             raise UserError("%s: %s" % (path, error.strerror)) from None
 
+    def _path(self, name):
+        if not re.fullmatch("[A-Za-z0-9_-]{1,39}", name, re.ASCII):
+            raise Held("its id %.40r is no name for a file" % name)
+        return self.path / (name + ".json")
+
     def _get(self, name):
-        path = self.path / (name + ".json")
+        path = self._path(name)
         if not path.exists():
             return None
         try:
@@ -26,7 +33,7 @@ class CdrFolder:
             raise UserError("%s: %s" % (path, error)) from None
 
     def _write(self, cdr):
-        path = self.path / (cdr["id"] + ".json")
+        path = self._path(cdr["id"])
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text(cdr) + "\n")

@@ -143,8 +143,8 @@ def distribution(sessions, from_ms, to_ms):
         ("duration_s", [session.occupied_ms // 1000 if session.duration_s is None
                         else session.duration_s for session in found]),
         ("charging_s", [session.charging_ms // 1000 for session in found]),
-        ("mean_power_mw", [session.energy_mwh * _HOUR_MS // session.charging_ms
-                           for session in found if session.charging_ms]))
+        ("mean_power_mw", [(session.energy_mwh - session.gap_mwh) * _HOUR_MS
+                           // session.charging_ms for session in found if session.charging_ms]))
     return Table("sessions", "Sessions", (
         Column("figure", "figure"), Column("count", "sessions"), Column("sum", "sum"),
         Column("least", "least"), Column("median", "median"),
