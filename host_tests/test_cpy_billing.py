@@ -2,6 +2,7 @@
 verifiers have the last word."""
 
 import json
+import random
 import subprocess
 import sys
 from decimal import Decimal
@@ -97,6 +98,36 @@ def test_the_price_is_exact_and_the_devices_own():
     session.segments = [(BEGIN_MS, 10**6), (BEGIN_MS + 12 * HOUR_S * 1000, 10**6)]
     session.split_ok, session.tariff_code = True, None
     assert flat.energy_cost(flat.parts(session, True)) == 1
+
+
+def test_random_sessions_cost_what_their_drivers_were_shown():
+    """Through changes of the clock, nights and power cuts: gap energy left out, the bill is the
+    device's own sum, and so is the energy of each tariff."""
+    choose = random.Random(7)
+    tariff = operator().tariffs["dn"]
+    split = gaps = 0
+    for _ in range(120):
+        begin_ms = BEGIN_MS + choose.choice((0, 33, 186)) * 86_400_000 + choose.randrange(10**8)
+        sample = SampleDevice("d-1", begin_ms, tariff=TARIFF).plug()
+        for _ in range(choose.randrange(1, 6)):
+            sample.charge(choose.randrange(1, 12_000), choose.randrange(0, 22_000))
+            if choose.random() < 0.4:
+                sample.cut(choose.randrange(1, 181), choose.choice((0, 5000)))
+        session = session_of(sample.unplug())
+        assert session.ok and session.split_ok in (True, False)
+        if not session.split_ok:  # the clock's change fell into a power cut
+            continue
+        parts = tariff.parts(session, with_gap=False)
+        by = {}
+        for part in parts:
+            by[part.name] = by.get(part.name, 0) + part.energy_wh * 1000
+        assert {name: mwh for name, mwh in by.items() if mwh} == session.by_tariff
+        assert tariff.energy_cost(parts) == session.cost_info
+        whole = sum(part.energy_wh for part in tariff.parts(session, with_gap=True))
+        assert whole * 1000 == session.energy_mwh == sum(by.values()) + session.gap_mwh
+        split += len(parts) > 1
+        gaps += session.gap_mwh > 0
+    assert split > 20 and gaps > 20
 
 
 @pytest.mark.parametrize(("currency", "amount"), [
