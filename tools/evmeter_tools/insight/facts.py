@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from evmeter_tools.backend.sessions import corrected_times
-from evmeter_tools.insight.session import charging_session, read_message, whole
-from evmeter_tools.verify.parse import KEY_CHANGE
+from evmeter_tools.insight.session import charging_session, read_message, text_of, whole
+from evmeter_tools.verify.audit import check_entries
+from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,12 @@ def device_facts(device, rows, keys, until_ms=None):
         for row, _ in pairs:
             if row.sid:
                 by_session.setdefault(row.sid, []).append(row)
-    facts.sessions = [charging_session(device, sid, own, keys, times, alive_ms, until_ms)
+    _, before_key = check_entries(
+        [(text_of(row), None) for pairs in by_key.values() for row, _ in pairs
+         if row.stream == "log" and row.kind == KEY_CHANGE],
+        {parse_key(spki) for spki in keys.values()})
+    facts.sessions = [charging_session(device, sid, own, keys, times, alive_ms, until_ms,
+                                       before_key)
                       for sid, own in by_session.items()]
     facts.sessions.sort(key=lambda session: (session.start_ms or 0, session.sid))
     return facts

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from evmeter_tools.backend.sessions import TrueTime
-from evmeter_tools.verify.check import check_record, check_session
+from evmeter_tools.verify.audit import check_entry
+from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.parse import parse_key
+from evmeter_tools.verify.sessions import check_session
 
 CHARGING = "charging"
 OFF = "off"  # the device was without power
@@ -222,13 +225,15 @@ def from_row(row):
     return session
 
 
-def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_ms=None):
+def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_ms=None,
+                     before_key=None):
     """The ChargingSession of the stored rows (backend.store) that carry its id.
 
     keys      {key id: SPKI} that are trusted for the device
     times     {(key id, seq): TrueTime}, backend.sessions.device_times
     alive_ms  {(key id, seq of a boot event): when the device was last known to run}
     until_ms  now: up to when the phases of an open session go; None: up to its last event
+    before_key  {DER of a key: that of the key before it}, verify.audit.check_entries
     """
     times, alive_ms = times or {}, alive_ms or {}
     session = ChargingSession(device, sid)
@@ -236,7 +241,8 @@ def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_m
     records = [(row, message) for row, message in messages if row.stream == "rec"]
     events = [(row, message) for row, message in messages
               if row.stream == "evt" and row.verdict == "ok" and whole(message, "ts") is not None]
-    verdict = _records(session, records, keys, times)
+    own = _own_records([row for row, _ in messages if row.stream == "log"], keys)
+    verdict = _records(session, records, keys, times, own, before_key)
     _tell(session, [message for _, message in events])
     _bill(session, records, verdict)
     if session.start:
@@ -264,11 +270,23 @@ def _stamp(reading, at):
     return Stamp(round(time.timestamp() * 1000), reading.quality, at)
 
 
-def _records(session, records, keys, times):
+def text_of(row):
+    """A stored message's text, word for word."""
+    return row.payload.decode("utf-8", "surrogateescape")
+
+
+def _own_records(rows, keys):
+    """What the meter has signed itself, out of sound audit entries."""
+    entries = [check_entry(text_of(row), parse_key(keys[row.key_id]))
+               for row in rows if row.key_id in keys]
+    return [entry.own for entry in entries if entry.own and entry.ok]
+
+
+def _records(session, records, keys, times, own, before_key):
     """Take what is signed; returns the verdict (verify.sessions.Session)."""
     checked = [(check_record(str(message.get("ocmf")), keys.get(row.key_id)), row)
                for row, message in records]
-    verdict = check_session([record for record, _ in checked], session.sid)
+    verdict = check_session([record for record, _ in checked], session.sid, own, before_key)
     session.records = verdict.records
     told = [row.why for row, _ in records if row.verdict != "ok" and row.why]
     found = [text for record in verdict.records for text in record.reasons]
