@@ -1,6 +1,7 @@
 """From sessions to CDRs: exact money, gap energy, corrections; other people's models and
 verifiers have the last word."""
 
+import base64
 import json
 import random
 import subprocess
@@ -176,6 +177,15 @@ def test_text_and_back_changes_no_digit():
     assert found["total_cost"]["excl_vat"] == "13.12"
     with pytest.raises(UserError, match="no CDR"):
         cdrs.read(text.replace('"total_energy": 44', '"total_energy": 45'))
+
+
+def test_after_a_change_of_the_key_only_records_of_the_new_one_go_out():
+    sample = device().plug(USER).charge(HOUR_S).change_key(2).charge(HOUR_S).unplug()
+    session = session_of(sample)
+    data = Billing(operator()).cdr(session, NOW_MS)["signed_data"]
+    assert [value["nature"] for value in data["signed_values"]] == ["End"]
+    key = base64.b64decode(data["public_key"]).hex()
+    assert key == sample.spki and pyocmf_accepts(key, data["signed_values"][0]["plain_data"])
 
 
 def test_nobody_identified_is_an_ad_hoc_user():
@@ -469,8 +479,6 @@ def test_other_peoples_models_take_every_cdr():
 
 
 def test_pyocmf_takes_every_record_of_a_cdr():
-    import base64
-
     kinds = set()
     for cdr in every_cdr():
         key = base64.b64decode(cdr["signed_data"]["public_key"]).hex()

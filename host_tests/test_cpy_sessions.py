@@ -8,6 +8,7 @@ import pytest
 
 from evmeter_tools.backend import messages
 from evmeter_tools.backend.store import Entry, Store
+from evmeter_tools.insight import uptime
 from evmeter_tools.insight.facts import device_facts, load
 from evmeter_tools.insight.local import LocalTime
 from evmeter_tools.insight.reports import REPORTS, View, report
@@ -31,7 +32,7 @@ def facts_of(device, change=None, until_ms=None):
     rows = [SimpleNamespace(received_at=0, **vars(entry)) for entry in entries]
     if change:
         rows = change(rows) or rows
-    return device_facts(device.name, rows, {device.key_id: device.spki}, until_ms)
+    return device_facts(device.name, rows, device.keys, until_ms)
 
 
 def phases(session):
@@ -176,6 +177,48 @@ def test_missing_numbers_are_counted_once_over_a_change_of_keys():
         entry = Entry("d", key_id, seq, "log" if seq == 2 else "evt", "", kind, body)
         rows.append(SimpleNamespace(received_at=0, **vars(entry)))
     assert device_facts("d", rows, {}).missing == 1
+
+
+def test_a_change_of_the_key_inside_a_session():
+    device = SampleDevice("d-1", BEGIN_MS).plug().charge(900, 4000)
+    device.change_key(2).charge(900, 4000).unplug()
+    own = facts_of(device)
+    session, = own.sessions
+    assert session.billable and session.energy_mwh == 2_000_000 and own.missing == 0
+    assert len({record.key for record in session.records}) == 2
+    session, = facts_of(device, _without("key_change")).sessions
+    assert not session.ok and "key differs" in session.why_not[0]
+    device.alarm("METER_LOST", True).change_key(3).run(60).alarm("METER_LOST", False, 0)
+    assert [(code, off_s - on_s) for code, on_s, off_s in facts_of(device).alarms] == [
+        ("METER_LOST", 60)]
+
+
+def test_alarms_tell_of_outages_and_refused_attempts():
+    device = SampleDevice("d-1", BEGIN_MS)
+    begin_s = BEGIN_MS // 1000
+    device.run(60).alarm("METER_LOST", True).run(600).alarm("METER_LOST", False)
+    # three onsets in one event, over already; then one that a reboot ends, and one that stays
+    device.run(60).alarm("SESSION_REFUSED", False, 3, begin_s + 700)
+    device.run(60).alarm("KEY_MISSING", True).run(30).cut(10).run(10).alarm("CLOCK_LOST", True)
+    device.alarm("SESSION_REFUSED", False, 1)
+    own = facts_of(device)
+    assert own.alarms == [
+        ("METER_LOST", begin_s + 60, begin_s + 660),
+        ("SESSION_REFUSED", begin_s + 700, begin_s + 720),
+        ("KEY_MISSING", begin_s + 780, begin_s + 820),
+        ("SESSION_REFUSED", begin_s + 830, begin_s + 830),
+        ("CLOCK_LOST", begin_s + 830, None)]
+    assert len(own.refused) == 4
+    outages = uptime.out_of_order("d-1", own.alarms, begin_s + 1000)
+    assert uptime.outage_s(outages, 0, 2**40) == (600 + 20 + 40, 0)
+    view = View(LocalTime("UTC"), BEGIN_MS, BEGIN_MS + 10**7, {"d-1": 11_000_000})
+    rows = {row["outcome"]: row for row in report("outcomes", {"d-1": own}, view).dicts()}
+    assert rows["refused"]["attempts"] == 4
+    assert report("reliability", {"d-1": own}, view).dicts()[0]["outages"] == 3
+    spans = [("d-1", "offline", 0, 60_000), ("d-1", "charging", 60_000, 90_000),
+             ("d-1", "fault", 90_000, None)]
+    assert uptime.from_spans(spans, 100) == [
+        uptime.Outage("d-1", 0, 60, "offline"), uptime.Outage("d-1", 90, 100, "fault")]
 
 
 def test_what_is_no_message_breaks_nothing():

@@ -140,7 +140,8 @@ class Billing:
             yield "not split by tariff: all at the lowest price"
 
     def _signed(self, session):
-        """signed_data: the begin, tariff and complete records as they were signed."""
+        """signed_data: the begin, tariff and complete records as they were signed, those of the
+        key that signed the end: OCPI has room for one, and the complete record proves it all."""
         natures = {"begin": "Start", "complete": "End", "tariff": "Intermediate"}
         data = {
             "encoding_method": "OCMF",
@@ -148,7 +149,7 @@ class Billing:
             "signed_values": [
                 {"nature": natures[record.kind], "plain_data": record.text,
                  "signed_data": base64.b64encode(record.text.encode()).decode()}
-                for record in session.records]}
+                for record in session.records if record.key == session.records[-1].key]}
         if self._receipt:
             data["url"] = self._receipt(session.device, session.sid)
         return data

@@ -4,11 +4,14 @@ Sessions: charging port, begin and end (UTC), error codes, energy, peak power, p
 Up-time: T_outage, T_excluded and uptime of each port and month. Outages: begin, end, reason.
 """
 
+from datetime import UTC, datetime
+
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight.demand import peak_mw
+from evmeter_tools.insight.reports import recorded_outages
 from evmeter_tools.insight.session import SUCCESS
 from evmeter_tools.insight.table import Column, Table
-from evmeter_tools.insight.uptime import holes, month_period, uptime
+from evmeter_tools.insight.uptime import month_period, uptime
 
 _PAYMENT = {"ISO14443": "RFID card", "ISO15693": "RFID card", "EMAID": "plug and charge",
             "EVCCID": "plug and charge", "ISO7812": "payment card", "PHONE_NUMBER": "phone",
@@ -27,8 +30,6 @@ def quarter_months(name):
 
 
 def _utc(unix_ms):
-    from datetime import UTC, datetime
-
     return datetime.fromtimestamp(unix_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -39,19 +40,22 @@ def _kilo(value):
 
 def nevi(facts, quarter, zone, outages=(), sites=None):
     """[sessions, uptime, outages] of a quarter "2026Q3" as Tables. `outages` are uptime.Outage
-    beside those that the load profile shows; `sites`: {device: site}."""
+    beside those that the device's records show; `sites`: {device: site}."""
     months = quarter_months(quarter)
     sites = sites or {}
     from_s, to_s = month_period(months[-1], zone, 3)
     rows, all_outages = [], list(outages)
     for device, own in sorted(facts.items()):
-        all_outages += holes(own.intervals)
+        all_outages += recorded_outages(own, to_s)
         for session in own.sessions:
             if not session.start or not session.start.known or not (
                     from_s * 1000 <= session.start_ms < to_s * 1000) or session.stop is None:
                 continue
             errors = [] if session.outcome == SUCCESS else [session.outcome]
             errors += ["pilot_fault"] if session.faults else []
+            errors += sorted({code for code, on_s, off_s in own.alarms
+                              if on_s * 1000 < session.stop_ms
+                              and (off_s is None or off_s * 1000 >= session.start_ms)})
             user = session.user or {}
             rows.append((
                 sites.get(device, device), device, session.sid, _utc(session.start_ms),
@@ -68,7 +72,7 @@ def nevi(facts, quarter, zone, outages=(), sites=None):
         Table("nevi_sessions", "Sessions of %s" % quarter, (
             *place, Column("session", "session"), Column("start_utc", "begin"),
             Column("end_utc", "end"),
-            Column("error_codes", "errors", "empty where the session went as it should"),
+            Column("error_codes", "errors", "outcome, and alarms of its time"),
             Column("energy_kwh", "kWh", "verified; empty where not"),
             Column("peak_kw", "peak kW", "highest power of the intervals it touches"),
             Column("payment_method", "payment")), rows),

@@ -7,6 +7,9 @@ from evmeter_tools.insight.session import charging_session, read_message, text_o
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 
+REFUSED = "SESSION_REFUSED"
+_MOST_ONSETS = 1000  # that one event can tell of
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -32,6 +35,8 @@ class DeviceFacts:
 
     outside     [(Unix ms, mWh)]: energy that belongs to no session, when it was accounted for
     boots       [(Unix ms, reset cause)]
+    alarms      [(code, onset, Unix s; over, Unix s, or None while it is there)]
+    refused     [Unix ms]: attempts for which no session could open
     by_stream   {(stream, verdict): stored messages}; `missing` numbers that were passed over
     latency_ms  from a record's making to its storing, where its clock was set
     """
@@ -41,6 +46,8 @@ class DeviceFacts:
     intervals: list = field(default_factory=list)
     outside: list = field(default_factory=list)
     boots: list = field(default_factory=list)
+    alarms: list = field(default_factory=list)
+    refused: list = field(default_factory=list)
     by_stream: dict = field(default_factory=dict)
     missing: int = 0
     latency_ms: list = field(default_factory=list)
@@ -58,14 +65,17 @@ def device_facts(device, rows, keys, until_ms=None):
         by_key.setdefault(row.key_id, []).append((row, read_message(row)))
     facts.missing = _missing(by_key)
     times, alive_ms, by_session = {}, {}, {}
-    for key_id, pairs in by_key.items():
+    open_alarms = {}
+    for key_id, pairs in sorted(by_key.items(), key=lambda item: (
+            item[1][0][0].received_at, item[1][0][0].seq)):
         found = corrected_times([(row.stream, message) for row, message in pairs
                                  if row.verdict == "ok"])
         times.update({(key_id, seq): when for seq, when in found.items()})
-        _one_key(facts, key_id, pairs, found, alive_ms)
+        _one_key(facts, key_id, pairs, found, alive_ms, open_alarms)
         for row, _ in pairs:
             if row.sid:
                 by_session.setdefault(row.sid, []).append(row)
+    facts.alarms += [(code, on_s, None) for code, on_s in open_alarms.items()]
     _, before_key = check_entries(
         [(text_of(row), None) for pairs in by_key.values() for row, _ in pairs
          if row.stream == "log" and row.kind == KEY_CHANGE],
@@ -92,8 +102,8 @@ def _missing(by_key):
     return sum(max(numbers) - len(numbers) for numbers in lines.values())
 
 
-def _one_key(facts, key_id, pairs, times, alive_ms):
-    last_ms = None
+def _one_key(facts, key_id, pairs, times, alive_ms, open_alarms):
+    last_ms, counts = None, {}
     for row, message in pairs:
         kind = row.stream, row.verdict
         facts.by_stream[kind] = facts.by_stream.get(kind, 0) + 1
@@ -103,8 +113,14 @@ def _one_key(facts, key_id, pairs, times, alive_ms):
         at_ms = when.unix_ms if when else message["ts"] * 1000
         if row.kind == "boot":
             facts.boots.append((at_ms, str(message.get("cause", ""))))
+            # a new life knows of no alarm of the one before
+            facts.alarms += [(code, on_s, at_ms // 1000) for code, on_s in open_alarms.items()]
+            open_alarms.clear()
+            counts = {}
             if last_ms is not None:
                 alive_ms[key_id, row.seq] = last_ms
+        if row.kind == "alarm" and row.stream == "evt" and row.verdict == "ok":
+            _alarm(facts, message, at_ms, open_alarms, counts)
         if row.verdict == "ok" and whole(message, "out_mwh"):
             facts.outside.append((at_ms, message["out_mwh"]))
         if row.stream == "ivl" and row.verdict == "ok" and None not in (
@@ -115,6 +131,22 @@ def _one_key(facts, key_id, pairs, times, alive_ms):
         if row.stream == "rec" and message.get("tq") != "U":
             facts.latency_ms.append(max(0, row.received_at - message["ts"] * 1000))
         last_ms = at_ms
+
+
+def _alarm(facts, message, at_ms, open_alarms, counts):
+    """Take an alarm's event. Changes in quick succession share one; `n` counts onsets since the
+    boot."""
+    code, count = str(message.get("code"))[:32], whole(message, "n", 0)
+    onsets = min(max(0, count - counts.get(code, 0)), _MOST_ONSETS)
+    counts[code] = max(count, counts.get(code, 0))
+    if code == REFUSED:
+        facts.refused += [at_ms] * onsets
+    if message.get("act") is True:
+        open_alarms.setdefault(code, whole(message, "on_ts", at_ms // 1000))
+    elif code in open_alarms:
+        facts.alarms.append((code, open_alarms.pop(code), at_ms // 1000))
+    elif onsets:
+        facts.alarms.append((code, whole(message, "on_ts", at_ms // 1000), at_ms // 1000))
 
 
 def load(store, devices=None, until_ms=None):

@@ -24,10 +24,9 @@ class View:
     zone        local.LocalTime
     from_ms, to_ms  the period, Unix ms, the end excluded
     rated_mw    {device: rated power}; only these count as stations
-    outages     uptime.Outage, beside those that the load profile shows
+    outages     uptime.Outage, beside those that load profile and alarms show
     off_peak    names of the off-peak tariffs
     off_peak_minutes  (from, to) minutes of the local day, where no tariff splits the energy
-    refused     attempts for which no session could open
     """
 
     zone: object
@@ -38,7 +37,6 @@ class View:
     off_peak: tuple = ("night",)
     off_peak_minutes: tuple = (22 * 60, 6 * 60)
     grace_ms: int = use.GRACE_MS
-    refused: int = 0
 
     def months(self):
         """The local months of the period."""
@@ -65,7 +63,13 @@ def _intervals(facts, view):
 
 
 def _outages(facts, view):
-    return view.outages + [hole for own in facts.values() for hole in uptime.holes(own.intervals)]
+    return view.outages + [outage for own in facts.values()
+                           for outage in recorded_outages(own, view.to_ms // 1000)]
+
+
+def recorded_outages(own, until_s):
+    """What a device's own records tell of its outages (DeviceFacts), up to Unix s."""
+    return uptime.holes(own.intervals) + uptime.out_of_order(own.device, own.alarms, until_s)
 
 
 def _list(facts, view):
@@ -111,7 +115,9 @@ REPORTS = {
     "tariffs": lambda facts, view: use.tariff_split(_sessions(facts), view.from_ms, view.to_ms),
     "off_peak": _off_peak,
     "outcomes": lambda facts, view: use.outcomes(
-        _sessions(facts), view.from_ms, view.to_ms, view.refused),
+        _sessions(facts), view.from_ms, view.to_ms,
+        sum(view.from_ms <= at_ms < view.to_ms for own in facts.values()
+            for at_ms in own.refused)),
     "stations": lambda facts, view: stations.stations(
         facts, view.from_ms, view.to_ms, view.rated_mw),
     "uptime": lambda facts, view: uptime.uptime(

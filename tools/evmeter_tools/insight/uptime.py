@@ -86,6 +86,26 @@ def merged(spans):
     return found
 
 
+# While one of these is there, no session can be opened, or none that could be billed.
+OUT_OF_ORDER = ("METER_LOST", "METER_SWAPPED", "PILOT_FAULT", "KEY_MISSING", "JOURNAL_FULL",
+                "SESSION_REFUSED")
+
+
+def out_of_order(device, alarms, until_s):
+    """Outages that a device's alarms tell of: (code, onset, over or None), Unix s; what is not
+    over goes up to `until_s`."""
+    return [Outage(device, on_s, max(on_s, until_s if off_s is None else off_s), code)
+            for code, on_s, off_s in alarms if code in OUT_OF_ORDER]
+
+
+def from_spans(spans, until_s, down=("offline", "fault")):
+    """Outages from the states that the backend has seen: (device, state, from_ms, to_ms or None),
+    as its table status_span holds them."""
+    return [Outage(device, from_ms // 1000,
+                   max(from_ms // 1000, until_s if to_ms is None else to_ms // 1000), state)
+            for device, state, from_ms, to_ms in spans if state in down]
+
+
 def by_device(items):
     """{device: its outages or sessions}."""
     found = {}

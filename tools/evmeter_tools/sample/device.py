@@ -90,7 +90,8 @@ class SampleDevice:
     quality  of its clock: U, I, S or R
     evse_id  goes into the records, if given
 
-    `messages` are (stream, bytes), in the order of their numbers.
+    `messages` are (stream, bytes), in the order of their numbers; `keys` {key id: SPKI}, all that
+    it has had.
     """
 
     def __init__(self, name, unix_ms, register_mwh=1_000_000_000, *, secret=1, tariff=None,
@@ -104,6 +105,7 @@ class SampleDevice:
         self._tariff = Tariff(tariff) if tariff else None
         self._evse_id = evse_id
         self._signer = _Signer(secret)
+        self.keys = {self._signer.key_id: self._signer.spki}
         self._journal = _Journal()
         self._intervals = Intervals()
         self._ledger = Ledger(self._journal, self._signer, self, _Quiet(), self._identity)
@@ -153,16 +155,34 @@ class SampleDevice:
 
     def entries(self, first=0):
         """The messages from the position `first` on as the collector would store them."""
-        trusted = {(self.name, self.key_id): self.spki}
+        trusted = {(self.name, key): spki for key, spki in self.keys.items()}
         return [messages.read(self.name, stream, payload, trusted)
                 for stream, payload in self.messages[first:]]
 
     def store(self, store):
         """Enrol it and store all it has written."""
-        store.enrol(self.name, self.key_id, self.spki)
+        for key, spki in self.keys.items():
+            store.enrol(self.name, key, spki)
         store.add(self.entries())
 
     # -- what happens to it --
+
+    def change_key(self, secret):
+        """Another key, which the old one and the new one have signed, takes over at once."""
+        new = _Signer(secret)
+        _now(self._ledger.log("key_change", "", self.mono_ms(), {
+            "new_k": new.key_id, "new_spki": new.spki}, new_signer=new))
+        self._signer = self._ledger._signer = new
+        self.keys[new.key_id] = new.spki
+        return self
+
+    def alarm(self, code, active, count=1, onset_s=None):
+        """An alarm's event, as monitoring/alarms.py writes it."""
+        now_s = self.unix_ms // 1000
+        self.event("alarm", code=code, sev="crit", act=active, ack=False, n=count,
+                   first_ts=now_s, on_ts=now_s if onset_s is None else onset_s, last_ts=now_s,
+                   text="sample")
+        return self
 
     def set_clock(self, step_ms, quality="S"):
         """The clock is set by so much; the audit entry tells how this boot's ticks lie."""
