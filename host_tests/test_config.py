@@ -95,3 +95,12 @@ def test_what_is_not_a_configuration_is_refused():
 def test_brackets_and_quotes_inside_a_text_are_no_structure():
     text = json.dumps(_GOOD)[:-1] + ', "evse_id": "a}]\\"{["}'
     assert config.parse(text)["evse_id"] == 'a}]"{['
+
+
+def test_a_prefix_is_a_topic():
+    for prefix in (None, "homeassistant", "a/b"):
+        text = _with("mqtt", "discovery", prefix)
+        assert config.parse(text)["mqtt"]["discovery"] == prefix
+    for prefix in ("", "a/", "/a", "+", "a/#", 7, "x" * 41, "\u00e4"):
+        error = raises(config.ConfigError, config.parse, _with("mqtt", "discovery", prefix))
+        assert "mqtt.discovery" in str(error), prefix

@@ -108,9 +108,15 @@ class App:
         self._traces = {}
         self.conditions = self._build_conditions(settings["alarms"])
         self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
-        link = self._build_link(settings["mqtt"])
+        discovery = None
+        if settings["mqtt"]["discovery"]:
+            from evmeter.uplink.discovery import Discovery
+
+            discovery = Discovery(settings["mqtt"]["discovery"], settings["id"], self.poll)
+        link = self._build_link(settings["mqtt"], discovery.room if discovery else 0)
         self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
                              self.monitor, self.signer.key_id if self.signer else "", link)
+        self.uplink.discovery = discovery
         self.monitor.uplink = self.uplink
         self.keeper.on_change = self.uplink.status_changed
         self.keeper.alive = self._session_alive
@@ -252,7 +258,7 @@ class App:
         forget("drivers", "pilot_front_end")
         self._kept_a_mv = a_mv
 
-    def _build_link(self, settings):
+    def _build_link(self, settings, room):
         board = self.board
         tls = resolve = None
         if settings["tls"] != "off":
@@ -269,7 +275,7 @@ class App:
             from evmeter.uplink.resolver import Resolver
 
             resolve = Resolver(board.network.dns_servers, board.nvs)
-        link = Link(resolve, tls)
+        link = Link(resolve, tls, room=room)
         if link.insecure:
             self.alarms.raise_(codes.INSECURE, codes.WARNING, "the broker is not verified")
         return link

@@ -72,7 +72,7 @@ class Backend(FakeBroker):
 class UplinkBench:
     """An Uplink on a broker in memory; `play` runs it and takes the steps one by one."""
 
-    def __init__(self, frames=6):
+    def __init__(self, frames=6, room=0):
         gc.collect()  # a link takes 7 KB in two pieces, and the heap of the tests is small
         self.broker = Backend()
         self.journal = MemoryJournal([(1 + number % 4, b"frame %d" % (number + 1))
@@ -80,7 +80,8 @@ class UplinkBench:
         self.clock = FakeClock(1_790_000_000_000)
         self.monitor = Monitor()
         self.uplink = Uplink(SETTINGS, "demo-0001", self.journal, self.clock, self.monitor,
-                             "a1b2c3d4", Link(sockets=FakeSockets(self.broker), poll=FakePoller))
+                             "a1b2c3d4", Link(sockets=FakeSockets(self.broker), poll=FakePoller,
+                                                  room=room))
 
     async def _play(self, steps):
         task = asyncio.create_task(self.uplink.run())

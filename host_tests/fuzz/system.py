@@ -67,7 +67,7 @@ def configuration(data):
             elif isinstance(value, dict):
                 assert kind in ("text/object", "tariff"), name
             elif value is None:
-                assert kind in ("text?", "tariff"), name
+                assert kind in ("text?", "topic", "tariff"), name
             else:
                 assert low <= len(value) <= high and value.isascii() and value.isprintable(), name
 

@@ -23,7 +23,8 @@ class MeterPoll:
     quality, reason, status   of the newest poll: "G", or the OCMF fault letter, why, and both
     slow_reason   why the slow set, which is read every 10th time, could not be; or ""
     serial, serial_source     serial number, from the "meter" or from the "label"
-    code, firmware            of the meter, or None; make, model, step_mwh as in the profile
+    code, firmware            of the meter, or None
+    make, model, phases, step_mwh   as in the profile
     bus_idle      `async with poll.bus_idle:` no request is on its way, and none will start
     on_reading    None or called with each believed reading
     on_event      None or called with ("meter_rebase", fields) when the register goes on from
@@ -53,6 +54,7 @@ class MeterPoll:
         gate.rollover_mwh = meter.rollover_mwh
         self.make = meter.make
         self.model = meter.model
+        self.phases = meter.phases
         self.step_mwh = meter.step_mwh
         self.serial = meter.label_serial or ""
         self.serial_source = "label"

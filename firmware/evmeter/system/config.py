@@ -10,8 +10,8 @@ import json
 REQUIRED = object()
 _ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-# kind: "int" | "text" | "text?" (or null) | "text/object" | "bool" | "tariff" | "hosts" |
-# tuple of allowed values
+# kind: "int" | "text" | "text?" and "topic" (or null) | "text/object" | "bool" | "tariff" |
+# "hosts" | tuple of allowed values
 FIELDS = {
     "": {
         "id": ("text", 1, 20, REQUIRED),
@@ -55,6 +55,7 @@ FIELDS = {
         "keepalive_s": ("int", 5, 1200, 30),
         "window": ("int", 1, 8, 4),
         "telemetry_s": ("int", 1, 3600, 10),
+        "discovery": ("topic", 1, 40, None),  # Home Assistant's prefix, as "homeassistant"
     },
     "network": {
         "ssid": ("text?", 1, 32, None),  # of the Wi-Fi, with its password; not for Ethernet
@@ -127,7 +128,7 @@ def _check(name, value, row):
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ConfigError("%s is %r; allowed: a whole number from %d to %d"
                               % (name, value, low, high))
-    elif not (value is None if kind == "text?" else
+    elif not (value is None if kind in ("text?", "topic") else
               isinstance(value, dict) and kind == "text/object"):
         if not isinstance(value, str) or not low <= len(value) <= high:
             raise ConfigError("%s is %r; allowed: a text of %d to %d characters%s"
@@ -136,6 +137,9 @@ def _check(name, value, row):
         for character in value:
             if not " " <= character <= "~":
                 raise ConfigError("%s holds a character outside printable ASCII" % name)
+        if kind == "topic" and (value.strip("/") != value or "+" in value or "#" in value):
+            raise ConfigError("%s is %r; allowed: a topic without + and #, nor / at an end"
+                              % (name, value))
 
 
 def _is_closed(text):

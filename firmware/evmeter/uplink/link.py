@@ -46,10 +46,11 @@ class Link:
     """`resolve(name)` is a coroutine function that gives a name's IPv4 address as text (see
     resolver.py): getaddrinfo never gets a name, as on the ESP32 it waits for a silent name server
     without limit. `tls` (see tls.py) verifies the broker in the first writes; without one, or
-    with an `insecure` one, the connection is `insecure`.
+    with an `insecure` one, the connection is `insecure`. `room`: bytes of the longest packet that
+    is sent, where that is longer than a durable frame.
     """
 
-    def __init__(self, resolve=None, tls=None, sockets=socket, poll=select.poll):
+    def __init__(self, resolve=None, tls=None, sockets=socket, poll=select.poll, room=0):
         self._resolve = resolve
         self._tls = tls
         self.insecure = tls is None or tls.insecure
@@ -63,7 +64,7 @@ class Link:
         self._in = bytearray(_MAX_PACKET + _HEAD)
         self._in_view = memoryview(self._in)
         self._have = 0
-        self._out = memoryview(bytearray(_SEND_BYTES))
+        self._out = memoryview(bytearray(max(_SEND_BYTES, room)))
         self._sent = self._offered = self._moved_ms = self._begun_ms = 0
         self.queued = 0
         self.last_rx_ms = self.last_tx_ms = 0
@@ -141,8 +142,8 @@ class Link:
             data = memoryview(data)[:length]
         start = self.queued
         end = start + len(data)
-        if end > _SEND_BYTES:
-            raise LinkError("more than %d bytes to send at once" % _SEND_BYTES)
+        if end > len(self._out):
+            raise LinkError("more than %d bytes to send at once" % len(self._out))
         if not start:
             self._moved_ms = time.ticks_ms()
         self._out[start:end] = data

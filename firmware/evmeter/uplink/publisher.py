@@ -72,6 +72,7 @@ class Uplink:
     `monitor` gives the live messages (monitoring/status.py). `on_command(payload)` and
     `on_config(payload)` take what comes on `cmd` and `cfg/set`, where they are set before `run`;
     `answer` sends what they have to say. `on_damage(text)` is told of a frame that cannot be read.
+    `discovery` is a Discovery, or None.
     """
 
     def __init__(self, settings, device_id, journal, clock, monitor, key_id, link=None):
@@ -94,7 +95,8 @@ class Uplink:
         self._status_due = True
         self._caught_up_ms = self._status_ms = 0
         self._telemetry_ms = self._diag_ms = None
-        self.on_command = self.on_config = self.on_damage = None
+        self.on_command = self.on_config = self.on_damage = self.discovery = None
+        self._announce = False
         self.charging = False
         self.online = False
         self.backend_online = False
@@ -151,6 +153,9 @@ class Uplink:
             await self._subscribe(self._root + b"cmd")
         if self.on_config:
             await self._subscribe(self._root + b"cfg/set")
+        if self.discovery:
+            await self._subscribe(self.discovery.birth)
+            self._announce = True
         await self._subscribe(_HOST)  # last: the retained answer lets the backlog go
         self.online = True
 
@@ -212,7 +217,8 @@ class Uplink:
         return self._settings["telemetry_s"] * 1000 if self.charging else _IDLE_TELEMETRY_MS
 
     def _live_due(self):
-        return (self._status_due or self._answers or self._passed(self._status_ms, _STATUS_MS)
+        return (self._status_due or self._answers or self._announce
+                or self._passed(self._status_ms, _STATUS_MS)
                 or self._passed(self._telemetry_ms, self._telemetry_every_ms())
                 or self._passed(self._diag_ms, _DIAG_MS))
 
@@ -222,6 +228,12 @@ class Uplink:
             await self._send_status()
         while self._answers:
             await self._live(*self._answers.pop(0))
+        if self._announce:
+            pid = await self._turn()
+            self._announce = False
+            area = self._session.payload_area(self.discovery.topic)
+            self._session.publish(self.discovery.topic, area[:self.discovery.fill(area)], 1, True,
+                                  pid)
         every_ms = self._telemetry_every_ms()
         if self._passed(self._telemetry_ms, every_ms):
             self._telemetry_ms = self._clock.mono_ms()
@@ -292,6 +304,8 @@ class Uplink:
                 self.backend_online = isinstance(state, dict) and state.get("online") is True
                 if self.backend_online and not was_online:
                     self._rewind()
+            elif self.discovery and topic == self.discovery.birth:
+                self._announce = self._announce or payload == b"online"
             elif topic == self._root + b"cmd" and self.on_command:
                 self.on_command(payload)
             elif topic == self._root + b"cfg/set" and self.on_config:

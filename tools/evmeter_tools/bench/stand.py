@@ -25,8 +25,8 @@ class Bench:
     the pilot's, on both sides. `pulses`: imp/kWh of an S0 output (0: none), which the firmware
     checks against the register, or with `pulse_meter` reads in its place. `meter_settings`: of the
     configuration's `meter`, a dict; its profile is the one that is emulated. `rig_options`: more
-    options of bench/rig.py, as ("--set", "low_mv=-10700"). `config`: more sections of the device's
-    configuration.
+    options of bench/rig.py, as ("--set", "low_mv=-10700"). `config`: more of the device's
+    configuration, by section.
     """
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
@@ -94,7 +94,7 @@ class Bench:
         reading = self._reading
         if self._pulse_meter:
             reading = {"profile": "pulse", "serial": "S0-4711"}
-        self.device.write_config({
+        config = {
             "id": self.device_id,
             "meter": {**reading, "imp_per_kwh": self._imp, "p_max_w": 11000},
             "mqtt": {"host": self._broker.host, "port": self._broker.port, "telemetry_s": 1,
@@ -102,8 +102,10 @@ class Bench:
             "session": self._session,
             "clock": self._clock,
             "pilot": {"front_end": self._front_end},
-            **self._config,
-        })
+        }
+        for section, fields in self._config.items():
+            config[section] = {**config.get(section, {}), **fields}
+        self.device.write_config(config)
         known = self.device.provision()
         self.spki = known["spki"]
         store = Store(self.database)
