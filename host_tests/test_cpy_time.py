@@ -2,13 +2,16 @@
 
 import json
 import time
+from datetime import datetime
 
 import pytest
+from typer.testing import CliRunner
 
 from evmeter_tools.backend.sessions import balance, device_report, device_times
 from evmeter_tools.backend.store import Store
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.bench.time_server import TimeServer, reply
+from evmeter_tools.cli import app
 
 DAY_MS = 86400000
 
@@ -89,6 +92,28 @@ def test_two_servers_give_s_and_date_what_came_before(tmp_path, servers):
     assert closed["tq"] == "S"
     assert abs(closed["ts"] * 1000 - told.unix_ms - closed["dur_s"] * 1000) < 3000
     assert begin is not None and end.tx == "E"
+    _check_both_times_are_shown(bench, told)
+
+
+def _sessions(bench, *options):
+    done = CliRunner().invoke(app, ["backend", "sessions", bench.device_id, "--db",
+                                    str(bench.database), *options])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def _check_both_times_are_shown(bench, told):
+    (row,) = json.loads(_sessions(bench, "--json"))["sessions"]
+    assert (row["begin"]["quality"], row["begin"]["true_quality"]) == ("U", "S")
+    true = datetime.fromisoformat(row["begin"]["true"])
+    assert round(true.timestamp() * 1000) == told.unix_ms
+    assert abs(time.time() - true.timestamp()) < 300
+    assert (row["begin"]["uncertainty_ms"], row["begin"]["told_by"]) == (
+        told.uncertainty_ms, told.told_by)
+    assert row["end"]["quality"] == "S" and "true" not in row["end"]
+    line = next(line for line in _sessions(bench).splitlines() if "begin" in line)
+    assert " U, truly %s S +-" % true.strftime("%Y-%m-%d %H:%M:%S") in line
+    assert len(line) <= 80
 
 
 def test_a_days_jump_in_a_session_costs_nothing_and_shows(tmp_path, servers):
@@ -115,3 +140,4 @@ def test_a_days_jump_in_a_session_costs_nothing_and_shows(tmp_path, servers):
     assert 0 < closed["dur_s"] < 120  # by the ticks
     assert report.sessions[0].state == "complete"
     assert '"EF":"t"' in report.records[-1].text
+    assert "the clock was set since the begin" in _sessions(bench)

@@ -83,6 +83,13 @@ def swallowed(source):
     return found
 
 
+def wall_clock(source):
+    """Line numbers where the platform's wall clock is read, which counts from 1970 or from 2000:
+    `time.gmtime` and its like, and `time.time`."""
+    return [node.lineno for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)
+            and _called(node) in ("time", "time_ns", "gmtime", "localtime", "mktime", "datetime")]
+
+
 def asserted(source):
     """Line numbers of assert statements."""
     return [node.lineno for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
@@ -105,6 +112,11 @@ def test_no_float_in_the_firmware():
     assert len(modules) > 20
     for name in modules:
         assert not floats((ROOT / name).read_text()), name
+
+
+def test_no_epoch_comes_into_the_firmware():
+    for name in _modules("firmware/", "drivers/"):
+        assert not wall_clock((ROOT / name).read_text()), name
 
 
 def test_no_error_is_swallowed_and_none_is_an_assertion():
@@ -130,6 +142,8 @@ def test_no_error_is_swallowed_and_none_is_an_assertion():
     (swallowed, "try:\n    f()\nexcept OSError:\n    pass",
      "try:\n    f()\nexcept OSError:\n    g()"),
     (swallowed, "try:\n    f()\nexcept Exception:\n    g()", "try:\n    f()\nfinally:\n    g()"),
+    (wall_clock, "t = time.time()", "t = time.ticks_ms()"),
+    (wall_clock, "from time import gmtime\ngmtime(0)", "self.time = time"),
     (asserted, "assert x", "x = 'assert'"),
     (foreign, "see /home/" + "me/notes", "see tools/home/notes"),
     (foreign, "'/tmp/" + "run'", "http://127.0.0.1/tmp/run"),

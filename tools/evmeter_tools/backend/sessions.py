@@ -153,6 +153,18 @@ def device_times(store, device):
             for seq, when in corrected_times(messages).items()}
 
 
+def session_times(store, device):
+    """{session id: {"begin" or "complete": TrueTime}} of the records of `device` that were dated
+    before its clock was known."""
+    times = device_times(store, device)
+    found = {}
+    for row in store.rows(device, "rec"):
+        when = times.get((row.key_id, row.seq))
+        if when:
+            found.setdefault(row.sid, {})[row.kind] = when
+    return found
+
+
 def export_lines(store, device=None):
     """Every stored record and audit entry as a JSON line with its device's public key."""
     spki = store.trusted()
