@@ -112,6 +112,23 @@ def _check_hosts(name, value, most):
             raise ConfigError("%s has %r; allowed: a name, or a name:port" % (name, one))
 
 
+def _check_text(name, value, row):
+    kind, low, high, _ = row
+    if (value is None if kind in ("text?", "topic") else
+            isinstance(value, dict) and kind == "text/object"):
+        return
+    if not isinstance(value, str) or not low <= len(value) <= high:
+        raise ConfigError("%s is %r; allowed: a text of %d to %d characters%s"
+                          % (name, value, low, high,
+                             ", a JSON object" if kind == "text/object" else ""))
+    for character in value:
+        if not " " <= character <= "~":
+            raise ConfigError("%s holds a character outside printable ASCII" % name)
+    if kind == "topic" and (value.strip("/") != value or "+" in value or "#" in value):
+        raise ConfigError("%s is %r; allowed: a topic without + and #, nor / at an end"
+                          % (name, value))
+
+
 def _check(name, value, row):
     kind, low, high, _ = row
     if isinstance(kind, tuple):
@@ -128,18 +145,8 @@ def _check(name, value, row):
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise ConfigError("%s is %r; allowed: a whole number from %d to %d"
                               % (name, value, low, high))
-    elif not (value is None if kind in ("text?", "topic") else
-              isinstance(value, dict) and kind == "text/object"):
-        if not isinstance(value, str) or not low <= len(value) <= high:
-            raise ConfigError("%s is %r; allowed: a text of %d to %d characters%s"
-                              % (name, value, low, high,
-                                 ", a JSON object" if kind == "text/object" else ""))
-        for character in value:
-            if not " " <= character <= "~":
-                raise ConfigError("%s holds a character outside printable ASCII" % name)
-        if kind == "topic" and (value.strip("/") != value or "+" in value or "#" in value):
-            raise ConfigError("%s is %r; allowed: a topic without + and #, nor / at an end"
-                              % (name, value))
+    else:
+        _check_text(name, value, row)
 
 
 def _is_closed(text):

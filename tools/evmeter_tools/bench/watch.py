@@ -51,6 +51,8 @@ class Watch:
             if topic.startswith("alarm/"):
                 self._alarm(topic[6:], message.payload)
                 return
+            if not message.payload:  # what was retained is taken back
+                return
             body = json.loads(message.payload)
             if topic == "status":
                 self.status = body
