@@ -120,6 +120,25 @@ def _check_retained(bench, alarms):
         later.close()
 
 
+def test_a_device_that_was_never_provisioned_says_what_it_lacks(bench):
+    (bench.folder / "nvs.json").unlink()
+    flash = bench.folder / "flash.img"
+    flash.write_bytes(b"\xff" * flash.stat().st_size)
+    alarms = Alarms(bench)
+    try:
+        bench.device.start()
+        alarms.wait("KEY_MISSING")
+        alarms.wait("JOURNAL_FAULT")
+        bench.rig.tell(pilot="C")
+        alarms.wait("SESSION_REFUSED")
+        assert alarms.now["KEY_MISSING"]["text"] == "no signing key; provision the device"
+        assert alarms.now["JOURNAL_FAULT"]["act"] is True
+        bench.rig.tell(pilot="A")
+        alarms.wait("SESSION_REFUSED", False)
+    finally:
+        alarms.close()
+
+
 def test_what_happens_while_the_link_is_down_is_stored_and_told(bench):
     bench.device.start()
     alarms = Alarms(bench)
