@@ -27,7 +27,7 @@ class Rig:
         self.latest = _Any(mono_ms=0, power_mw=0, voltages_mv=[230000, 231000, 229000],
                            currents_ma=[0, 0, 0])
         self.poll = _Any(latest=self.latest, quality="G", status="G")
-        self.filter = _Any(state=pilot.A, since_ms=0, pwm=False)
+        self.filter = _Any(state=pilot.A, since_ms=0, pwm=False, diode_fault=False)
         self.machine = _Any(is_open=False)
         self.keeper = _Any(refused="", booted=True, session=None, filter=self.filter,
                            machine=self.machine, duty_permille=None)
@@ -78,6 +78,9 @@ class Rig:
     def pilot_dead(self, much):
         self.conditions.pilot_why = "pilot not readable: 5" if much == 2 else ""
 
+    def diode(self, much):
+        self.filter.diode_fault = much == 2
+
     def stray(self, much):
         self.latest.power_mw = (79_000, 100_000, 101_000)[much]
 
@@ -118,6 +121,7 @@ CASES = (  # what, code, text, seconds until it is raised, seconds until it is c
     (Rig.pilot_e, codes.PILOT, "pilot state E", 3, 2, True),
     (Rig.pilot_f, codes.PILOT, "pilot state F", 1, 2, True),
     (Rig.pilot_dead, codes.PILOT, "pilot not readable: 5", 1, 2, False),
+    (Rig.diode, codes.DIODE, "pilot without diode", 1, 4, False),
     (Rig.stray, codes.STRAY_ENERGY, "101 W without a session", 11, 11, True),
     (Rig.current, codes.OVER_CURRENT, "18623 mA where 16020 are offered", 11, 11, True),
     (Rig.current_unoffered, codes.OVER_CURRENT, "1001 mA where 0 are offered", 11, 11, True),

@@ -101,6 +101,11 @@ def test_alarms_come_to_the_broker_and_go(bench):
         bench.rig.tell(latency_ms=60000)
         alarms.wait("METER_LOST")
         _check_retained(bench, alarms)
+        bench.device.cut_power()
+        alarms.now.clear()
+        bench.device.start()
+        alarms.wait("WATCHDOG_RESET")  # nobody has acknowledged it
+        assert "before the reboot" in alarms.now["WATCHDOG_RESET"]["text"]
     finally:
         alarms.close()
     codes = {event["code"] for event in _events(bench)}

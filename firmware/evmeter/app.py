@@ -40,6 +40,7 @@ _CURSOR_EVERY = const(10)  # seconds
 _SESSION_LIVES_MS = const(180000)  # it signs up to six records between two looks at its queue
 _MOST_CRASHES = const(4)  # that wait to be written
 _PILOT_KEY = "pilot_a"
+_UNSEEN_KEY = "alarms"
 _PILOT_STEP_MV = const(60)
 _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
 
@@ -77,6 +78,8 @@ class App:
             raise StartError("configuration: %s" % error) from None
         self.clock = Clock(BUILD_UNIX_S * 1000)
         self.alarms = Alarms(self.clock)
+        self._unseen = _number(board.nvs, _UNSEEN_KEY)
+        self.alarms.restore(self._unseen)
         self.boots, self._short_lives = self._count_boot()
         self.signer = keys.load(board.nvs, os.urandom, settings["native_signing"])
         if self.signer is None:
@@ -169,6 +172,15 @@ class App:
             short = _SAFE_LIVES - 1  # one more, and it is safe at once
         if short != self._short_lives:
             self.forgive(short)
+
+    async def _keep_alarms(self):
+        """What nobody has acknowledged is shown again after a reboot."""
+        unseen = self.alarms.unseen()
+        if unseen != self._unseen:
+            async with self.poll.bus_idle:
+                self._unseen = unseen
+                self.board.nvs.set_i32(_UNSEEN_KEY, unseen)
+                self.board.nvs.commit()
 
     def forgive(self, short=0):
         """So many short lives count from now on."""
@@ -408,6 +420,7 @@ class App:
             round_ += 1
             self.supervisor.check_in("books", _SESSION_LIVES_MS)
             self._watch_life()
+            await self._keep_alarms()
             if self.journal.ready:
                 await self._write_interval()
                 await self._write_crashes()

@@ -31,6 +31,7 @@ TASK = "TASK_DIED"
 METER_RECORD = "METER_RECORD"
 # of the meter, by the OCMF letter of its newest poll; any other letter is METER_LOST
 OF_METER = {"X": METER_SWAPPED, "O": METER_IMPLAUSIBLE, "": METER_LOST}
+# bits of `unseen`, which outlive a firmware: the order stays, new ones come last
 _LATCHED = (METER_SWAPPED, METER_IMPLAUSIBLE, JOURNAL, WATCHDOG, REBOOTS, PULSES, TASK)
 ALL = (METER_LOST, PILOT, DIODE, STRAY_ENERGY, OVER_CURRENT, OVER_VOLTAGE, UNDER_VOLTAGE,
        OVER_TEMPERATURE, JOURNAL_FULL, CLOCK, KEY, INSECURE, SESSION_REFUSED,
@@ -123,6 +124,21 @@ class Alarms:
     def codes(self):
         """The codes to be seen, sorted: their cause is there, or waits for acknowledgement."""
         return sorted([code for code, alarm in self._alarms.items() if alarm.shown])
+
+    def unseen(self):
+        """Which of those that stay until they are acknowledged are shown, as bits; for
+        `restore` after a reboot."""
+        bits = 0
+        for index, code in enumerate(_LATCHED):
+            if code in self._alarms and self._alarms[code].shown:
+                bits |= 1 << index
+        return bits
+
+    def restore(self, bits):
+        """Show again what was `unseen` before the reboot."""
+        for index, code in enumerate(_LATCHED):
+            if bits >> index & 1:
+                self.happened(code, WARNING, "not acknowledged before the reboot")
 
     def _fields(self, code):
         """What is told of an alarm; dated now, so that a clock that was set later counts."""

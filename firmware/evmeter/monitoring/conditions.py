@@ -13,6 +13,7 @@ _FRESH_MS = const(5000)  # an older reading tells nothing of now
 _E_MS = const(3000)  # a shorter E changes nothing, some chargers wake a car up with it
 _F_MS = const(500)
 _PILOT_BACK_MS = const(1000)
+_DIODE_BACK_MS = const(3000)
 _CLOCK_MS = const(120000)
 _ROOM_PERCENT = const(25)
 _LEAST_PERCENT = const(10)  # below it no session begins
@@ -101,6 +102,8 @@ class Conditions:
             if held_ms >= (_E_MS if seen.state == pilot.E else _F_MS):
                 why = "pilot state " + pilot.NAMES[seen.state]
         self._watch(codes.PILOT, CRITICAL, why, 0, _PILOT_BACK_MS)
+        self._watch(codes.DIODE, WARNING, "pilot without diode" if seen.diode_fault else "", 0,
+                    _DIODE_BACK_MS)
 
     def _room(self):
         journal = self._journal

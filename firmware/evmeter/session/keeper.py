@@ -51,10 +51,6 @@ class SessionKeeper(OpenSession):
             self.duty_permille = duty_permille
             self.changed()
         if state.window(high_mv, low_mv, pwm, self.clock.mono_ms()):
-            if state.diode_fault:
-                self._alarms.raise_(codes.DIODE, codes.WARNING, "pilot without diode")
-            else:
-                self._alarms.clear(codes.DIODE)
             self.changed()
         if not self.booted:
             return  # the rules wait until it is settled what was open before
