@@ -14,6 +14,7 @@ import jsonschema
 import paho.mqtt.client as mqtt
 import pytest
 
+import test_cpy_pass_through as meter_records
 from evmeter.ledger.journal import EVT, IVL, LOG, REC
 from evmeter.ledger.signer import SoftwareSigner
 from evmeter.system import key_change
@@ -225,6 +226,13 @@ def _rare(monkeypatch):
     return device
 
 
+def _records_of_the_meter(_monkeypatch):
+    """A meter that signs too, but not at once."""
+    device, passing = meter_records._device(meter_records._Signing(fail=4))
+    meter_records._play(device, passing, meter_records._SESSION)
+    return device
+
+
 class _Ticks:
     def ticks_ms(self):
         return 9000
@@ -254,7 +262,7 @@ class _Nvs:
 
 def _in_memory(seen, monkeypatch):
     _signed(monkeypatch)
-    for run in (_rare, _late_and_doubtful, _with_tariff, _many_changes):
+    for run in (_rare, _records_of_the_meter, _late_and_doubtful, _with_tariff, _many_changes):
         with monkeypatch.context() as inner:
             seen.device(run(inner))
 
