@@ -93,8 +93,21 @@ def test_what_is_not_a_configuration_is_refused():
 
 
 def test_brackets_and_quotes_inside_a_text_are_no_structure():
-    text = json.dumps(_GOOD)[:-1] + ', "evse_id": "a}]\\"{["}'
-    assert config.parse(text)["evse_id"] == 'a}]"{['
+    good = dict(_GOOD, mqtt=dict(_GOOD["mqtt"], user='a}]"{['))
+    assert config.parse(json.dumps(good))["mqtt"]["user"] == 'a}]"{['
+
+
+def test_what_goes_into_records_needs_no_escape_and_a_place_is_told_one_way():
+    for name in ("evse_id", "tariff_text", "controller_firmware"):
+        for text in ('a"b', "a\\b", "a|b"):
+            assert "no room" in str(raises(config.ConfigError, config.parse,
+                                           json.dumps(dict(_GOOD, **{name: text}))))
+    good = dict(_GOOD, charge_box_id="BOX-7 2")
+    assert config.parse(json.dumps(good))["charge_box_id"] == "BOX-7 2"
+    for more in ({"charge_box_id": "BOX7"}, {"charge_box_id": "BOX 7 a"}, {"charge_box_id": " 12"},
+                 {"charge_box_id": "BOX 1", "evse_id": "DE*1"}):
+        assert "charge_box_id is" in str(raises(config.ConfigError, config.parse,
+                                                json.dumps(dict(_GOOD, **more))))
 
 
 def test_a_prefix_is_a_topic():

@@ -315,12 +315,13 @@ class App:
         poll, settings = self.poll, self.config
         fields = {"GI": "evmeter", "GS": settings["id"], "GV": VERSION, "MV": poll.make,
                   "MM": poll.model, "MS": poll.serial}
-        for key, value in (("CI", settings["evse_id"]), ("TT", settings["tariff_text"]),
-                           ("CF", settings["controller_firmware"])):
+        box = settings["charge_box_id"]
+        for key, value in (("CI", box or settings["evse_id"]), ("TT", settings["tariff_text"]),
+                           ("CF", settings["controller_firmware"]), ("MF", poll.firmware)):
             if value:
                 fields[key] = value
         if "CI" in fields:
-            fields["CT"] = "EVSEID"
+            fields["CT"] = "CBIDC" if box else "EVSEID"
         loss = settings["cable_loss"]
         if loss["resistance"]:
             fields["LC"] = {"LI": loss["id"], "LR": loss["resistance"], "LU": loss["unit"]}

@@ -67,9 +67,10 @@ def configuration(data):
             elif isinstance(value, dict):
                 assert kind in ("text/object", "tariff"), name
             elif value is None:
-                assert kind in ("text?", "topic", "tariff"), name
+                assert kind in ("text?", "record?", "topic", "tariff"), name
             else:
                 assert low <= len(value) <= high and value.isascii() and value.isprintable(), name
+                assert kind != "record?" or not set(value) & set('"\\|'), name
 
 
 def _loaded(text):

@@ -14,7 +14,7 @@ from evmeter.ledger import journal as frames
 from evmeter.ledger import ocmf
 
 _LOOK_BACK = const(4)
-_CHANGES = const(6)  # of the tariff in one record, beside long fields
+_CHANGES = const(6)  # of the tariff in one record, at most
 
 
 def account(kind, payload):
@@ -168,10 +168,9 @@ class Ledger:
         changes = readings[1:-1]
         async with self._lock:
             if changes and (session.changes_written or not self._fits(
-                    sid, readings, session.user, vendor)):
+                    "complete", sid, readings, session.user, vendor)):
                 while session.changes_written < len(changes):
-                    at = session.changes_written
-                    part = changes[at:at + _CHANGES]
+                    part = self._part(sid, changes[session.changes_written:], session.user)
                     await self._record("tariff", sid, part, session.user, [], {},
                                        {"n": len(part)})
                     session.changes_written += len(part)
@@ -181,6 +180,13 @@ class Ledger:
                                       {"open_seq": 0, "mark_mwh": readings[-1][3]},
                                       {"gap_mwh": session.gap_mwh, "jump_mwh": session.jump_mwh})
 
+    def _part(self, sid, changes, user):
+        """The first of the tariff's changes, as many as find room in one record."""
+        count = min(_CHANGES, len(changes))
+        while count > 1 and not self._fits("tariff", sid, changes[:count], user, []):
+            count -= 1
+        return changes[:count]
+
     def _payload(self, kind, sid, readings, user, vendor):
         fields, step_mwh, serial_source = self._identity()
         if user:
@@ -189,9 +195,9 @@ class Ledger:
         return ocmf.payload(kind, fields, self._journal.page + 1, step_mwh, readings,
                             [("ZP", previous), ("ZS", sid), ("ZQ", serial_source)] + vendor)
 
-    def _fits(self, sid, readings, user, vendor):
+    def _fits(self, kind, sid, readings, user, vendor):
         try:
-            self._payload("complete", sid, readings, user, vendor)
+            self._payload(kind, sid, readings, user, vendor)
         except ocmf.TooLong:
             return False
         return True

@@ -146,6 +146,8 @@ class SessionKeeper(OpenSession):
                 mwh, letter, read_ms = await self.meter.edge_reading()
                 if mwh is None:
                     refusal = codes.METER_LOST, "no believed reading (%s)" % letter
+                elif not self.meter.serial:
+                    refusal = codes.METER_LOST, "no serial number: configure meter.serial"
             if refusal:
                 self._refuse(refusal[0], refusal[1])
                 return

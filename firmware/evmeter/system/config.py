@@ -8,23 +8,25 @@ be ignored.
 import json
 
 REQUIRED = object()
+_TO_ESCAPE = '"\\|'  # up to six characters each in a record, whose length is limited
 _ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-# kind: "int" | "text" | "text?" and "topic" (or null) | "text/object" | "bool" | "tariff" |
-# "hosts" | tuple of allowed values
+# kind: "int" | "text" | "text?" and "topic" (or null) | "record?" (likewise, goes into each record) |
+# "text/object" | "bool" | "tariff" | "hosts" | tuple of allowed values
 FIELDS = {
     "": {
         "id": ("text", 1, 20, REQUIRED),
-        "evse_id": ("text?", 1, 37, None),
+        "evse_id": ("record?", 1, 37, None),
+        "charge_box_id": ("record?", 3, 37, None),  # in its place: an id, a space, the connector
         "native_signing": ("bool", 0, 0, False),  # twice as fast, for 30 KiB of memory
         "tariff": ("tariff", 0, 0, None),  # session/tariff.py says what is in it
-        "tariff_text": ("text?", 1, 250, None),  # for the driver, in each record
-        "controller_firmware": ("text?", 1, 25, None),  # of the charge controller, likewise
+        "tariff_text": ("record?", 1, 250, None),  # for the driver, in each record
+        "controller_firmware": ("record?", 1, 25, None),  # of the charge controller, likewise
     },
     "cable_loss": {  # of a cable behind the meter; 0: there is none to be told
         "resistance": ("int", 0, 100000, 0),
         "unit": (("mOhm", "uOhm"), 0, 0, "mOhm"),
-        "name": ("text?", 1, 20, None),
+        "name": ("record?", 1, 20, None),
         "id": ("int", 0, 9999, 0),
     },
     "meter": {
@@ -33,7 +35,7 @@ FIELDS = {
         "baud": ((1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200), 0, 0, 9600),
         "parity": (("N", "E", "O"), 0, 0, "N"),
         "stop": ((1, 2), 0, 0, 1),
-        "serial": ("text?", 1, 32, None),
+        "serial": ("record?", 1, 32, None),
         "total_is_import": ("bool", 0, 0, False),
         "pass_through": ("bool", 0, 0, False),  # the records that the meter signs itself, too
         "imp_per_kwh": ("int", 0, 100000, 0),  # beside Modbus: the pulses are checked against it
@@ -114,7 +116,7 @@ def _check_hosts(name, value, most):
 
 def _check_text(name, value, row):
     kind, low, high, _ = row
-    if (value is None if kind in ("text?", "topic") else
+    if (value is None if kind in ("text?", "record?", "topic") else
             isinstance(value, dict) and kind == "text/object"):
         return
     if not isinstance(value, str) or not low <= len(value) <= high:
@@ -124,6 +126,8 @@ def _check_text(name, value, row):
     for character in value:
         if not " " <= character <= "~":
             raise ConfigError("%s holds a character outside printable ASCII" % name)
+        if kind == "record?" and character in _TO_ESCAPE:
+            raise ConfigError("%s holds %s, which has no room in records" % (name, character))
     if kind == "topic" and (value.strip("/") != value or "+" in value or "#" in value):
         raise ConfigError("%s is %r; allowed: a topic without + and #, nor / at an end"
                           % (name, value))
@@ -147,6 +151,15 @@ def _check(name, value, row):
                               % (name, value, low, high))
     else:
         _check_text(name, value, row)
+
+
+def _check_place(place, evse_id):
+    """OCMF 1.3, table 8: a charge box's id, one space, the connector's number."""
+    if place is not None:
+        box, _, connector = place.partition(" ")
+        if evse_id is not None or not box or not connector.isdigit():
+            raise ConfigError("charge_box_id is %r; allowed: an id, a space, a number; and no "
+                              "evse_id beside it" % place)
 
 
 def _is_closed(text):
@@ -202,6 +215,7 @@ def parse(text):
                 raise ConfigError("%s is missing" % path)
             _check(path, value, row)
             target[name] = value
+    _check_place(result["charge_box_id"], result["evse_id"])
     identity = result["id"]
     if identity[0] == "_" or any(character not in _ID for character in identity):
         raise ConfigError("id is %r; allowed: A-Z a-z 0-9 _ -, not beginning with _" % identity)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-_DEVICE = ("GI", "GS", "GV", "MV", "MM", "MS", "MF")
+_DEVICE = ("GI", "GS", "MV", "MM", "MS", "MF")
 _USER = ("IS", "IL", "IF", "IT", "ID")
-_PLACE = ("TT", "CF", "LC", "CT", "CI")
+_PLACE = ("TT", "LC", "CT", "CI")
+_SOFTWARE = ("GV", "CF")  # may be updated in between
 _QUALITY = "RUIS"
 
 
@@ -89,6 +90,8 @@ def _same_faults(session, before_key):
         for name in names:
             if before.get(name) != after.get(name):
                 yield "%s differs between %s" % (name, _pages([before, after]))
+        session.notes += ["%s differs between %s: an update" % (name, _pages([before, after]))
+                          for name in _SOFTWARE if before.get(name) != after.get(name)]
         if before.key != after.key and before_key.get(after.key) != before.key:
             yield "the key differs between %s" % _pages([before, after])
 
