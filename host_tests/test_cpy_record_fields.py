@@ -159,3 +159,18 @@ def test_without_a_serial_number_no_session_begins_and_it_is_said_why():
     device.run(5000, PILOT_C, 7200)
     assert "begin" not in device.names()
     assert device.keeper.refused == "no serial number: configure meter.serial"
+
+
+def test_a_signature_that_did_not_verify_raises_an_alarm_once():
+    told = []
+    app = SimpleNamespace(signer=SimpleNamespace(failures=0), _bad_signatures=0,
+                          alarms=SimpleNamespace(happened=lambda *what: told.append(what)))
+    for failures, expected in ((0, 0), (1, 1), (1, 1), (3, 2)):
+        app.signer.failures = failures
+        App._watch_signer(app)
+        assert len(told) == expected
+    assert told[1][0] == "SIGNATURE_FAULT" and told[1][2] == "3 signature(s) did not verify"
+    app.signer = None
+    app._bad_signatures = 0
+    App._watch_signer(app)
+    assert len(told) == 2

@@ -107,6 +107,7 @@ class App:
         self.monitor = Monitor(settings, self.clock, board, self.poll, self.keeper, self.journal,
                                self.signer, self.alarms, self.boots)
         self.monitor.time = self.time
+        self._bad_signatures = 0
         self._crashes = []
         self._traces = {}
         self.conditions = self._build_conditions(settings["alarms"])
@@ -329,6 +330,14 @@ class App:
                 fields["LC"]["LN"] = loss["name"]
         return fields, poll.step_mwh, poll.serial_source
 
+    def _watch_signer(self):
+        """A signature that did not verify was made again; that it happens is not right."""
+        failures = self.signer.failures if self.signer else 0
+        if failures != self._bad_signatures:
+            self._bad_signatures = failures
+            self.alarms.happened(codes.SIGNATURE, codes.WARNING,
+                                 "%d signature(s) did not verify" % failures)
+
     def _damaged(self, text):
         self.alarms.happened(codes.JOURNAL, codes.WARNING, text)
 
@@ -422,6 +431,7 @@ class App:
             self.supervisor.check_in("books", _SESSION_LIVES_MS)
             self._watch_life()
             await self._keep_alarms()
+            self._watch_signer()
             if self.journal.ready:
                 await self._write_interval()
                 await self._write_crashes()

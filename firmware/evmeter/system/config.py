@@ -11,7 +11,7 @@ REQUIRED = object()
 _TO_ESCAPE = '"\\|'  # up to six characters each in a record, whose length is limited
 _ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-# kind: "int" | "text" | "text?" and "topic" (or null) | "record?" (likewise, goes into each record) |
+# kind: "int" | "text" | "text?" and "topic" (or null) | "record?" (likewise, goes into records) |
 # "text/object" | "bool" | "tariff" | "hosts" | tuple of allowed values
 FIELDS = {
     "": {
