@@ -23,8 +23,15 @@ _FOLDER = BUILD / "micropython32"
 _PACKAGES = ("micropython", "libc6", "libffi8", "libmbedcrypto16", "libmbedtls21",
              "libmbedx509-7")
 _SUITES = ("trixie", "sid")
-_PEER = ("micropython-modbus", "2.3.7",
-         "b9351a66af0ff29dd585900e53827a989dedcb02ec63b1041358165089652271")
+# name on PyPI -> version, hash of its archive, where in it the modules lie
+_PEERS = {
+    "micropython-modbus": (
+        "2.3.7", "b9351a66af0ff29dd585900e53827a989dedcb02ec63b1041358165089652271", ""),
+    "starkbank_ecdsa": (
+        "2.3.1", "712315c87ba7966a963f6f939a773f7a7a15cdc056ece097a30c0a9d393ee513", ""),
+    "ecdsa": (
+        "0.19.2", "62635b0ac1ca2e027f82122b5b81cb706edc38cd91c63dda28e4f3455a2bf930", "src"),
+}
 _TIMEOUT_S = 300
 _WHO = """\
 import sys
@@ -139,10 +146,11 @@ def small():
     return None, reason
 
 
-def peer():
-    """Folder of micropython-modbus, fetched from PyPI and checked. Raises UserError."""
-    name, version, digest = _PEER
-    archive = BUILD / "downloads" / ("%s-%s.tar.gz" % (name, version))
+def peer(name="micropython-modbus"):
+    """Folder of another project's package, fetched from PyPI and checked. Raises UserError."""
+    version, digest, inside = _PEERS[name]
+    stem = "%s-%s" % (name, version)
+    archive = BUILD / "downloads" / (stem + ".tar.gz")
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([str(Path(sys.executable).parent / "unearth"), "--no-binary", "--download",
@@ -155,4 +163,4 @@ def peer():
     folder = BUILD / "peers"
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
-    return folder / ("%s-%s" % (name, version))
+    return folder / stem / inside
