@@ -3,6 +3,7 @@ a meter signs itself; each thing that a forger could do is signed rightly where 
 
 import hashlib
 import json
+from xml.etree import ElementTree
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -11,7 +12,9 @@ from typer.testing import CliRunner
 
 from evmeter_tools.bench.signing import SigningPart
 from evmeter_tools.cli import app
+from evmeter_tools.receipt.safe_xml import own_values
 from evmeter_tools.verify.audit import check_entry
+from evmeter_tools.verify.check import check_record
 from evmeter_tools.verify.device import judge
 from forge import Forge
 
@@ -318,3 +321,61 @@ def test_the_receipt_has_what_the_meter_signed_and_a_file_for_it(tmp_path):
     xml = files[_SID + ".meter.xml"].read_text()
     assert xml.count("<value ") == 2 and "Transaction.Begin" in xml and "Transaction.End" in xml
     assert _Meter().spki.hex().upper() in xml
+
+
+_VALUE = {"context": str, "transactionId": int}  # xs:string, xs:integer
+_CHILDREN = {"publicKey": {"encoding"}, "signedData": {"format", "encoding"}}
+
+
+def check_values(text):
+    """S.A.F.E.'s values.xsd (transparenzsoftware, src/main/resources), by hand: names, order,
+    attributes and their types; returns [(attributes, {child: text})]."""
+    root = ElementTree.fromstring(text.encode())
+    assert root.tag == "values" and not root.attrib and not (root.text or "").strip()
+    found = []
+    for value in root:
+        assert value.tag == "value" and set(value.attrib) <= set(_VALUE)
+        for name, kind in _VALUE.items():
+            if name in value.attrib:
+                kind(value.attrib[name])
+        names = [child.tag for child in value]
+        assert names == ["publicKey", "signedData"]  # an xs:sequence: in this order, once each
+        for child in value:
+            assert set(child.attrib) <= _CHILDREN[child.tag] and not list(child)
+        found.append((value.attrib, {child.tag: child for child in value}))
+    return found
+
+
+def test_the_files_for_safe_keep_its_schema_and_what_its_program_asks_for(tmp_path):
+    device = _with_meter()
+    device.record(((0.5, "T", 101_000_000, {}),), _SID)
+    path = tmp_path / "export.jsonl"
+    path.write_text(_lines(device))
+    done = CliRunner().invoke(app, ["receipt", str(path), "--out", str(tmp_path / "r")])
+    assert done.exit_code == 0, done.output
+    ours = check_values((tmp_path / "r" / (_SID + ".xml")).read_text())
+    own = check_values((tmp_path / "r" / (_SID + ".meter.xml")).read_text())
+    # our complete record alone under its id; the tariff record has none
+    assert [dict(attributes) for attributes, _ in ours] == [
+        {"transactionId": "2", "context": "Transaction.End"}, {}]
+    # the meter's two are a pair
+    assert [dict(attributes) for attributes, _ in own] == [
+        {"transactionId": "2", "context": "Transaction.Begin"},
+        {"transactionId": "2", "context": "Transaction.End"}]
+    for _, children in ours + own:
+        assert children["signedData"].get("format") == "OCMF"
+        assert children["signedData"].get("encoding") == "plain"
+        key = bytes.fromhex(children["publicKey"].text)
+        assert len(key) == 91 and children["publicKey"].get("encoding") == "plain"
+        assert check_record(children["signedData"].text, key).signature is True
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("<values>", "<value>"), ('context="', 'Context="'), ('transactionId="2"', 'transactionId="x"'),
+    ("publicKey", "key"), (' format="OCMF"', ' form="OCMF"')])
+def test_a_file_that_breaks_the_schema_is_noticed_by_this_test(old, new):
+    report = _judge(_with_meter())
+    text = own_values(report.sessions[0])
+    check_values(text)
+    with pytest.raises((AssertionError, ValueError, ElementTree.ParseError, KeyError)):
+        check_values(text.replace(old, new))

@@ -52,7 +52,8 @@ def values(session):
 
 def own_values(session):
     """The same of what the meter signed itself, a begin and an end record as a pair under the
-    meter's own key; None where there is nothing."""
+    meter's own key; None where there is nothing. Where a BSM-WS36A bills from its register
+    1-0:1.8.0*198, newer versions of the software judge the signatures alone."""
     if not session.own:
         return None
     number = principal(session).page or 0
