@@ -117,6 +117,12 @@ def test_a_number_given_out_twice_is_a_fault_and_a_copy_is_none():
     assert "audit entry 101 was given out twice" in _reasons(_judge(device))
 
 
+def test_a_reading_from_the_future_is_a_note():
+    device = _Device()
+    device.session(start_h=90_000)
+    assert "2037" in " / ".join(_judge(device).notes) and _judge(device).ok
+
+
 # -- changes of the key --
 
 
@@ -371,7 +377,8 @@ def test_the_files_for_safe_keep_its_schema_and_what_its_program_asks_for(tmp_pa
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ("<values>", "<value>"), ('context="', 'Context="'), ('transactionId="2"', 'transactionId="x"'),
+    ("<values>", "<value>"), ('context="', 'Context="'),
+    ('transactionId="2"', 'transactionId="x"'),
     ("publicKey", "key"), (' format="OCMF"', ' form="OCMF"')])
 def test_a_file_that_breaks_the_schema_is_noticed_by_this_test(old, new):
     report = _judge(_with_meter())

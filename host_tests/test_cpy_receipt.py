@@ -264,7 +264,7 @@ def test_no_name_of_a_session_leads_out_of_the_folder(tmp_path):
     forge = Forge()
     for number, sid in enumerate(("../../x", "..", "a/b", "a?b", "A b")):
         begin = (number, "B", 1_000_000 * (number + 1), {})
-        forge.record((begin, (number, "E", 1_000_000 * (number + 1), {})), sid)
+        forge.record((begin, (number, "E", 1_000_000 * (number + 1), {})), sid, GS=None)
     out = tmp_path / "deep" / "er"
     assert _run("-", "--out", out, text=_lines(forge))[0] == 0
     assert {path.name for path in out.iterdir() if path.suffix == ".pdf"} == {

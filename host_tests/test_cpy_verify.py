@@ -80,6 +80,8 @@ _T = (0.5, "T", 103_000_000, {})
     ("ZB is neither 0 nor 1", (_B, _E), {"ZB": True}),
     ("ZQ is neither meter nor label", (_B, _E), {"ZQ": "guess"}),
     ("ZT is no number", (_B, _E), {"ZT": "2"}),
+    ("ZS is no text", (_B, _E), {"ZS": 7}),
+    ("ZS is not a session of the device", (_B, _E), {"GS": "demo-0002"}),
     ("RD has no readings", (), {}),
     ("RD has no readings", (_B, _E), {"RD": {}}),
     ("there is not exactly one begin reading, first", (_T, _B, _E), {}),
@@ -304,6 +306,13 @@ def test_a_record_that_is_missing_between_sessions_is_a_note_or_a_fault_of_the_w
     assert "the input begins with T3" in _reasons(report)
     report = _story(lambda forge: forge.texts.pop(3))
     assert "its complete record is missing, and later ones are in the input" in _reasons(report)
+
+
+def test_a_whole_story_has_every_begin_record():
+    forge = Forge()
+    forge.record((_B, _E), _SID)
+    assert _all(forge).ok and not _all(forge, whole=True).ok
+    assert "its begin record is missing" in _reasons(_all(forge, whole=True))
 
 
 def test_copies_are_harmless_and_order_in_the_input_is_too():

@@ -126,6 +126,11 @@ def _vendor_faults(payload):
         yield "ZB is neither 0 nor 1"
     if payload.get("ZQ", "meter") not in ("meter", "label"):
         yield "ZQ is neither meter nor label"
+    session, gateway = payload.get("ZS", ""), payload.get("GS")
+    if not isinstance(session, str):
+        yield "ZS is no text"
+    elif session and gateway and not session.startswith("%s-" % gateway):
+        yield "ZS is not a session of the device in GS"
     if "ZT" in payload and (type(payload["ZT"]) is not int or payload["ZT"] < 0):
         yield "ZT is no number of readings"
 

@@ -1,6 +1,7 @@
 """Judge an input: all records of its devices across their sessions, with their audit entries."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from evmeter_tools.verify.audit import check_entries
@@ -8,6 +9,7 @@ from evmeter_tools.verify.check import check_record
 from evmeter_tools.verify.parse import key_id
 from evmeter_tools.verify.sessions import check_session, device_of, gap, step_faults, unique
 
+_CLOCK_SLACK = timedelta(days=1)
 _NO_HASH = "0" * 32  # what the first record of a device names
 
 
@@ -191,6 +193,9 @@ def check_all(records, *, is_whole=False, entries=(), before_key=None, enrolled=
             report.reasons.append("%s: the input begins with T%d" % (device, group[0].page))
         if group[0].page == 1 and group[0].get("ZP") not in (None, _NO_HASH):
             report.reasons.append("%s: T1 names a record before it" % device)
+    if is_whole:
+        report.reasons += ["%s: its begin record is missing" % session.id for session in sessions
+                           if session.end and session.records[0].kind != "begin"]
     _check_keys(devices, before_key, enrolled, report)
     _check_entries(report)
     copies = len(records) - len({record.text for record in records})
@@ -216,6 +221,11 @@ def judge(records, entries, given=None, *, is_whole=False):
     trusted = keys | set(before_key)
     verdicts = [check_record(text, _key_for(text, own, given, trusted)) for text, own in records]
     report = check_all(verdicts, is_whole=is_whole, entries=found, before_key=before_key)
+    newest = max((reading.time for record in verdicts for reading in record.readings),
+                 default=None)
+    if newest and newest > datetime.now(UTC) + _CLOCK_SLACK:
+        report.notes.append("a reading of %s lies in the future of this machine's clock"
+                            % newest.strftime("%Y-%m-%d"))
     if given and any(own and own not in trusted for _, own in (*records, *entries)):
         report.notes.append("the input names another key, which was not used")
     return report
