@@ -7,7 +7,6 @@ reply is recognised by its expected length and its CRC, and silence is only a ti
 
 import asyncio
 import time
-from array import array
 
 from micropython import const
 
@@ -23,19 +22,9 @@ _DRAIN_ROUNDS = const(4)
 _TAKEN_STEP_MS = const(2)
 # permanent for this register: illegal function, address, value
 _PERMANENT = (1, 2, 3)
-
-
-def _crc_table():
-    table = array("H", [0] * 256)
-    for value in range(256):
-        crc = value
-        for _ in range(8):
-            crc = (crc >> 1) ^ 0xA001 if crc & 1 else crc >> 1
-        table[value] = crc
-    return table
-
-
-_CRC = _crc_table()
+# what four bits do to the CRC
+_CRC = (0x0000, 0xCC01, 0xD801, 0x1400, 0xF001, 0x3C00, 0x2800, 0xE401,
+        0xA001, 0x6C00, 0x7800, 0xB401, 0x5000, 0x9C01, 0x8801, 0x4400)
 
 
 class ModbusError(MeterError):
@@ -51,7 +40,9 @@ def crc16(data, start, end):
     table = _CRC
     crc = 0xFFFF
     for index in range(start, end):
-        crc = (crc >> 8) ^ table[(crc ^ data[index]) & 0xFF]
+        crc ^= data[index]
+        crc = (crc >> 4) ^ table[crc & 15]
+        crc = (crc >> 4) ^ table[crc & 15]
     return crc
 
 

@@ -20,7 +20,7 @@ from evmeter.monitoring.conditions import Conditions
 from evmeter.monitoring.status import Monitor
 from evmeter.session.keeper import SessionKeeper
 from evmeter.session.machine import CHARGING
-from evmeter.system import config, keys
+from evmeter.system import keys
 from evmeter.system.clock import Clock
 from evmeter.system.forget import forget
 from evmeter.system.log import log
@@ -57,6 +57,9 @@ def _number(nvs, key):
 
 
 def _settings(board):
+    from evmeter.system import config
+
+    forget("evmeter.system", "config")  # needed at the start alone
     try:
         return config.parse(board.read_config())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A TCP connection that never blocks: fixed buffers, deadlines, one MQTT packet at a time.
+"""A TCP connection that never blocks: bounded buffers, deadlines, one MQTT packet at a time.
 
 After `connect` the socket stays non-blocking for good: on the ESP32 `setblocking(True)` clears
 any timeout and waits for ever, so that nothing here ever calls it.
@@ -16,6 +16,7 @@ from micropython import const
 from evmeter.system.log import log
 
 _MAX_PACKET = const(4096)
+_ROOM = const(1024)  # for packets; a larger one gets a buffer of its own while it is here
 _HEAD = const(5)  # packet type and at most four length bytes
 _SEND_BYTES = const(2816)  # one durable frame with its topic (2,610), and 50 PUBACKs
 _STEP_MS = const(10)
@@ -61,13 +62,20 @@ class Link:
         self._receive = None
         self._transmit = None
         self._handshake = False
-        self._in = bytearray(_MAX_PACKET + _HEAD)
-        self._in_view = memoryview(self._in)
+        self._usual = bytearray(_ROOM)
         self._have = 0
+        self._into(self._usual)
         self._out = memoryview(bytearray(max(_SEND_BYTES, room)))
         self._sent = self._offered = self._moved_ms = self._begun_ms = 0
         self.queued = 0
         self.last_rx_ms = self.last_tx_ms = 0
+
+    def _into(self, buffer):
+        """Receive into `buffer` from now on; what is held goes along."""
+        if self._have:
+            buffer[: self._have] = self._in_view[: self._have]
+        self._in = buffer
+        self._in_view = memoryview(buffer)
 
     async def connect(self, host, port, timeout_ms):
         """Open the connection. Raises OSError (LinkError on the deadline)."""
@@ -130,6 +138,7 @@ class Link:
         self._stream = self._socket = None
         self._handshake = False
         self._have = self.queued = self._sent = self._offered = 0
+        self._into(self._usual)
 
     def tail(self, at):
         """The transmit buffer from byte `at` on (memoryview). What is put there and then queued
@@ -180,7 +189,8 @@ class Link:
 
     def poll(self):
         """Receive what is there. Returns the next whole packet (memoryview, valid until `consume`)
-        or None. Raises LinkError on a closed connection or a packet that is too large."""
+        or None. Raises LinkError on a closed connection or a packet that is too large, for the
+        limit or for the heap."""
         have = self._have
         packet = self._packet() if have else None
         if packet is not None:
@@ -235,6 +245,11 @@ class Link:
         if length > _MAX_PACKET:
             raise LinkError("packet of %d bytes; allowed: %d" % (length, _MAX_PACKET))
         total = index + 1 + length
+        if total > len(data):
+            try:
+                self._into(bytearray(total))
+            except MemoryError:
+                raise LinkError("no memory for a packet of %d bytes" % total) from None
         return self._in_view[:total] if self._have >= total else None
 
     def consume(self, length):
@@ -244,3 +259,5 @@ class Link:
             self._in_view[:rest] = self._in_view[length : self._have]
             self._begun_ms = time.ticks_ms()
         self._have = rest
+        if len(self._in) > _ROOM >= rest:
+            self._into(self._usual)

