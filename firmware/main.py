@@ -1,6 +1,7 @@
 import gc
 
-gc.threshold(4096)  # a heap that fills up with what importing leaves ends in crumbs
+# Early and often: a heap that fills up with what importing, signing and texts leave ends in crumbs.
+gc.threshold(4096)
 
 import board  # noqa: E402
 from evmeter.app import App, StartError  # noqa: E402
@@ -12,5 +13,4 @@ except StartError as error:
     hardware.halt("evmeter: %s" % error)
 else:
     gc.collect()
-    gc.threshold(-1)
     app.run()

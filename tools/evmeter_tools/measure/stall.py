@@ -23,8 +23,8 @@ _LOAD_W = 10000
 class _Timed(HostDevice):
     """Runs the firmware with a look at the time of each window."""
 
-    def _command(self, script):
-        return super()._command(vm.SCRIPTS / "pilot_stall.py" if script == _MAIN else script)
+    def command(self, script):
+        return super().command(vm.SCRIPTS / "pilot_stall.py" if script == _MAIN else script)
 
 
 def gaps(log):

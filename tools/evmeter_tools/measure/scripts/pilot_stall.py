@@ -1,10 +1,12 @@
 # The firmware as main.py starts it; prints the time between two pilot windows in ms: the usual one
 # and each new longest one, once the first 40 are over.
+import gc
 import time
 
 import board
 from evmeter.app import App
 
+gc.threshold(4096)
 app = App(board.build())
 window = app.keeper.window
 gaps = [0] * 40
