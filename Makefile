@@ -4,7 +4,7 @@ PYTHON ?= python3
 EVMETER := build/bin/evmeter
 SETUP := $(PYTHON) tools/setup/bootstrap.py
 
-.PHONY: help setup demo bench-rig test bench faults lint clean
+.PHONY: help setup demo bench-rig test bench faults firmware flash lint clean
 
 help:
 	@echo "make demo                       two sessions, one broken by a power cut (2 min)"
@@ -12,6 +12,8 @@ help:
 	@echo "make bench-rig [METER=/dev/...] the bench until Ctrl-C, with a real meter if given"
 	@echo "make bench                      figures, beside what they are held against"
 	@echo "make faults                     the long fault campaigns"
+	@echo "make firmware BOARD= MICROPYTHON=  MicroPython for a board, from its sources"
+	@echo "make flash BOARD= PORT=         put MicroPython and evmeter on a board"
 	@echo "make setup                      only set up build/"
 	@echo "make lint                       ruff"
 	@echo "make clean                      remove build/"
@@ -34,6 +36,13 @@ bench: setup
 
 faults: setup
 	@$(EVMETER) faults
+
+firmware: setup
+	@$(EVMETER) firmware --board "$(BOARD)" $(if $(MICROPYTHON),--micropython $(MICROPYTHON))
+
+flash: setup
+	@$(EVMETER) flash --board "$(BOARD)" --port "$(PORT)" \
+	  $(if $(FIRMWARE),--firmware $(FIRMWARE)) $(if $(CONFIG),--config $(CONFIG))
 
 lint: setup
 	@build/venv/bin/ruff check .

@@ -1,6 +1,6 @@
 import gc
 
-# Early and often: a heap that fills up with what importing, signing and texts leave ends in crumbs.
+# early and often: a heap that fills up with what importing, signing and texts leave is crumbs
 gc.threshold(4096)
 
 import board  # noqa: E402

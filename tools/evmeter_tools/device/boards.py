@@ -11,11 +11,12 @@ from evmeter_tools.errors import UserError
 from evmeter_tools.paths import ROOT
 
 BOARDS = ROOT / "boards"
-# chip -> mpy-cross's name of its instruction set
-_ARCHITECTURES = {"esp32": "xtensawin", "esp32s3": "xtensawin", "esp32c3": "rv32imc"}
+# chip -> mpy-cross's name of its instruction set, where MicroPython's firmware.bin begins
+_CHIPS = {"esp32": ("xtensawin", 0x1000), "esp32s3": ("xtensawin", 0),
+          "esp32c3": ("rv32imc", 0)}
 _SECTOR = 0x1000
 _APP_ALIGNMENT = 0x10000
-_FIRST = 0x9000  # before it are the bootloader and the table itself
+FIRST = 0x9000  # before it are the bootloader and the table itself
 _KIB = 1024
 
 
@@ -35,11 +36,12 @@ class Partition(NamedTuple):
 
 
 class Board(NamedTuple):
-    """A board: its name, chip, instruction set and MiB of flash."""
+    """A board: its name, chip, instruction set, where the firmware begins, MiB of flash."""
 
     name: str
     chip: str
     arch: str
+    begin: int
     flash_mib: int
 
     @property
@@ -47,11 +49,15 @@ class Board(NamedTuple):
         """Where its Python files are."""
         return BOARDS / self.name
 
+    @property
+    def table(self):
+        """The file of its partition table."""
+        return BOARDS / ("partitions-%dMiB.csv" % self.flash_mib)
+
     def partitions(self, plain=False):
         """Its partition table. `plain`: for a MicroPython without VfsRom, where the file system
         has the place of `romfs` too."""
-        path = BOARDS / ("partitions-%dMiB.csv" % self.flash_mib)
-        found = read_partitions(path.read_text(), self.flash_mib * _KIB * _KIB)
+        found = read_partitions(self.table.read_text(), self.flash_mib * _KIB * _KIB)
         if plain:
             at = [one.label for one in found].index("romfs")
             room = found[at].size + found[at + 1].size
@@ -73,7 +79,7 @@ def board(name):
     if name not in names():
         raise UserError("board %s is not known; there is: %s" % (name, ", ".join(names())))
     found = json.loads((BOARDS / name / "board.json").read_text())
-    return Board(name, found["chip"], _ARCHITECTURES[found["chip"]], found["flash_mib"])
+    return Board(name, found["chip"], *_CHIPS[found["chip"]], found["flash_mib"])
 
 
 def _number(text):
@@ -94,7 +100,7 @@ def read_partitions(text, flash_bytes):
             found.append(Partition(*words[:3], _number(words[3]), _number(words[4])))
         except ValueError:
             raise UserError("partition table: %s has no offset and size" % words[0]) from None
-    behind = _FIRST
+    behind = FIRST
     for one in found:
         alignment = _APP_ALIGNMENT if one.kind == "app" else _SECTOR
         if one.offset % alignment or one.size % _SECTOR or one.size <= 0:

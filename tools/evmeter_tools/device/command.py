@@ -1,4 +1,4 @@
-"""`evmeter image`."""
+"""`evmeter image`, `evmeter firmware`, `evmeter flash`."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from evmeter_tools.device import boards
+from evmeter_tools.device import firmware as builds
 from evmeter_tools.device import image as images
 from evmeter_tools.paths import BUILD
 
@@ -35,3 +36,35 @@ def image(
         return
     print("%s: %d modules for %s, %d of %d bytes of a slot" % (
         out, len(sizes), target.arch, len(data), target.slot_bytes()))
+
+
+def firmware(
+    board: Annotated[str, typer.Option(help="The board, a folder of boards/")],
+    micropython: Annotated[
+        Path | None, typer.Option(help="Folder of MicroPython's sources, 1.25 or newer")] = None,
+):
+    """Build MicroPython for a board: with VfsRom, without Bluetooth, with evmeter's partitions.
+
+    Needs MicroPython's sources and ESP-IDF; says so where they are missing.
+
+    Example: evmeter firmware --board esp32_devkit --micropython ../micropython
+    """
+    print(builds.build(boards.board(board), micropython))
+
+
+def flash(
+    board: Annotated[str, typer.Option(help="The board, a folder of boards/")],
+    port: Annotated[str, typer.Option(help="Serial port of the device")],
+    firmware_bin: Annotated[
+        Path | None,
+        typer.Option("--firmware", help="MicroPython [what evmeter firmware built]")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration (JSON) to put on it too")] = None,
+):
+    """Put MicroPython and evmeter on a board; its journal, key and counters stay.
+
+    Example: evmeter flash --board esp32_devkit --port /dev/ttyUSB0
+    """
+    target = boards.board(board)
+    built = BUILD / "firmware" / board / "build" / "firmware.bin"
+    builds.flash(target, port, firmware_bin or built, config)

@@ -1,0 +1,126 @@
+"""MicroPython for a board, and all of it on the board: what is asked of other programs.
+
+MicroPython's own images for the ESP32 leave VfsRom out (release notes of 1.25.0, discussion 19687
+of its repository), and have another partition table: MicroPython is built with a few lines of its
+board description that are ours.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from evmeter_tools.device import boards, image
+from evmeter_tools.device.run import mpremote
+from evmeter_tools.errors import UserError
+from evmeter_tools.paths import BUILD, FIRMWARE
+
+_LEAST = (1, 25)
+_BAUD = 460800
+_HEADER = """\
+#define MICROPY_HW_BOARD_NAME "evmeter %s"
+#define MICROPY_HW_MCU_NAME "%s"
+#define MICROPY_VFS_ROM (1)
+#define MICROPY_PY_BLUETOOTH (0)
+"""
+_CMAKE = """\
+set(IDF_TARGET %s)
+set(SDKCONFIG_DEFAULTS boards/sdkconfig.base ${MICROPY_BOARD_DIR}/sdkconfig.board)
+"""
+_SDKCONFIG = """\
+CONFIG_BT_ENABLED=n
+CONFIG_ESPTOOLPY_FLASHSIZE_%dMB=y
+CONFIG_PARTITION_TABLE_CUSTOM=y
+CONFIG_PARTITION_TABLE_CUSTOM_FILENAME="%s"
+"""
+
+
+def describe(board, folder):
+    """Write MicroPython's description of the board into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / board.table.name
+    shutil.copy(board.table, table)
+    (folder / "mpconfigboard.h").write_text(_HEADER % (board.name, board.chip.upper()))
+    (folder / "mpconfigboard.cmake").write_text(_CMAKE % board.chip)
+    (folder / "sdkconfig.board").write_text(_SDKCONFIG % (board.flash_mib, table))
+    (folder / "board.json").write_text(json.dumps({"mcu": board.chip}) + "\n")
+
+
+def _port(micropython):
+    """MicroPython's port for the ESP32. Raises UserError where it cannot be built."""
+    port = Path(micropython or "") / "ports" / "esp32"
+    needed = []
+    if not micropython or not (port / "Makefile").is_file():
+        needed.append("MicroPython's sources, %d.%d or newer (--micropython DIR)" % _LEAST)
+    if not os.environ.get("IDF_PATH") or shutil.which("idf.py") is None:
+        needed.append("the ESP-IDF that its ports/esp32/README.md names, with export.sh sourced")
+    if needed:
+        raise UserError("the firmware cannot be built; needed: " + "; ".join(needed))
+    return port.resolve()
+
+
+def build(board, micropython):
+    """Build MicroPython for the board; returns its firmware.bin. Raises UserError."""
+    port = _port(micropython)
+    folder = (BUILD / "firmware" / board.name).resolve()
+    describe(board, folder)
+    done = subprocess.run(["make", "-C", str(port), "BOARD_DIR=%s" % folder,
+                           "BOARD=EVMETER_" + board.name.upper(),
+                           "BUILD=%s" % (folder / "build")], check=False)
+    firmware = folder / "build" / "firmware.bin"
+    if done.returncode or not firmware.is_file():
+        raise UserError("MicroPython was not built; its own messages are above")
+    return firmware
+
+
+def pieces(board, firmware, image):
+    """[(offset, bytes)] to be written: MicroPython's firmware.bin, one piece from boot loader to
+    application, without what lies between its parts: the second store (key, counters) stays. The
+    choice of a slot is blanked, so that what is written is what starts. Raises UserError."""
+    table = {one.label: one for one in board.partitions()}
+    app = next(one for one in table.values() if one.kind == "app")
+    head, body = firmware[:boards.FIRST - board.begin], firmware[app.offset - board.begin:]
+    if not 0 < len(body) <= app.size:
+        raise UserError("MicroPython's application takes %d bytes; allowed: 1 to %d"
+                        % (len(body), app.size))
+    found = [(board.begin, head)]
+    if "otadata" in table:
+        found.append((table["otadata"].offset, b"\xff" * table["otadata"].size))
+    return [*found, (app.offset, body), (table["romfs"].offset, image)]
+
+
+def _do(what, command):
+    print("%s:" % what, flush=True)
+    try:
+        done = subprocess.run(command, check=False)
+    except FileNotFoundError:
+        raise UserError("%s is missing: pip install esptool" % command[0]) from None
+    if done.returncode:
+        raise UserError("%s: failed; what the program said is above" % what)
+
+
+def flash(board, port, firmware, config=None):
+    """Put MicroPython, the image, main.py and perhaps a configuration on the board; journal, key
+    and counters stay as they are. Raises UserError."""
+    for path in (firmware, config):
+        if path and not path.is_file():
+            raise UserError("%s is no file" % path)
+    if config:
+        try:
+            json.loads(config.read_text())
+        except ValueError as error:
+            raise UserError("%s is not valid JSON: %s" % (config, error)) from None
+    folder = BUILD / "image" / board.name
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for offset, data in pieces(board, firmware.read_bytes(), image.build(board)[0]):
+        path = folder / ("%x.bin" % offset)
+        path.write_bytes(data)
+        written += ["0x%x" % offset, str(path)]
+    _do("MicroPython and evmeter", ["esptool", "--chip", board.chip, "--port", port, "--baud",
+                                    str(_BAUD), "write-flash", *written])
+    _do("main.py", mpremote(port, "fs", "cp", str(FIRMWARE / "main.py"), ":/main.py"))
+    if config:
+        _do("configuration", mpremote(port, "fs", "cp", str(config), ":/config.json"))
+    _do("start", mpremote(port, "reset"))
