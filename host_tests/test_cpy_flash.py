@@ -15,7 +15,7 @@ from evmeter_tools.errors import UserError
 _APP = b"\xe9" + bytes(range(256)) * 64
 _RECORDER = """\
 #!/bin/sh
-echo "$(basename "$0") $*" >> "{log}"
+echo "$(basename "$0") $*" | tr '\n' ' ' >> "{log}"; echo >> "{log}"
 exit {code}
 """
 
@@ -75,15 +75,19 @@ def test_flashing_step_by_step(monkeypatch, tmp_path):
     (tmp_path / "firmware.bin").write_bytes(_combined(board))
     (tmp_path / "c.json").write_text('{"id": "demo-0001"}')
     firmware.flash(board, "/dev/ttyX", tmp_path / "firmware.bin", tmp_path / "c.json")
-    lines = log.read_text().splitlines()
+    lines = [line.strip() for line in log.read_text().splitlines()]
     folder = tmp_path / "build" / "image" / board.name
     assert lines[0] == ("esptool --chip esp32s3 --port /dev/ttyX --baud 460800 write-flash "
                         + " ".join("0x%x %s/%x.bin" % (at, folder, at)
                                    for at in (0, 0xd000, 0x10000, 0x3f0000)))
-    assert lines[1].startswith("mpremote connect /dev/ttyX fs cp ")
-    assert lines[1].endswith("firmware/main.py :/main.py")
-    assert lines[2].endswith("c.json :/config.json")
-    assert lines[3:] == ["mpremote connect /dev/ttyX reset"]
+    files = folder / "files"
+    assert lines[1] == "mpremote connect /dev/ttyX fs cp %s :/" % " ".join(
+        "%s/%s" % (files, name)
+        for name in ("boot.py", "main.py", "rom_boot.mpy", "rom_slots.mpy"))
+    assert lines[2].startswith("mpremote connect /dev/ttyX exec from esp32 import NVS")
+    assert 'nvs.set_i32("slot", 0)' in lines[2]
+    assert lines[3].endswith("c.json :/config.json")
+    assert lines[4:] == ["mpremote connect /dev/ttyX reset"]
     assert (folder / "3f0000.bin").read_bytes() == b"\xd2\xcd1image"
 
 

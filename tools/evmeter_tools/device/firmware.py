@@ -14,7 +14,7 @@ from pathlib import Path
 from evmeter_tools.device import boards, image
 from evmeter_tools.device.run import mpremote
 from evmeter_tools.errors import UserError
-from evmeter_tools.paths import BUILD, FIRMWARE
+from evmeter_tools.paths import BUILD
 
 _LEAST = (1, 25)
 _BAUD = 460800
@@ -33,6 +33,13 @@ CONFIG_BT_ENABLED=n
 CONFIG_ESPTOOLPY_FLASHSIZE_%dMB=y
 CONFIG_PARTITION_TABLE_CUSTOM=y
 CONFIG_PARTITION_TABLE_CUSTOM_FILENAME="%s"
+"""
+# drivers/rom_slots.py: an update may have been started from the second half
+_FIRST_IMAGE = """\
+from esp32 import NVS
+nvs = NVS("evmeter")
+nvs.set_i32("slot", 0)
+nvs.commit()
 """
 
 
@@ -101,8 +108,8 @@ def _do(what, command):
 
 
 def flash(board, port, firmware, config=None):
-    """Put MicroPython, the image, main.py and perhaps a configuration on the board; journal, key
-    and counters stay as they are. Raises UserError."""
+    """Put MicroPython, the image, what starts it and perhaps a configuration on the board;
+    journal, key and counters stay as they are. Raises UserError."""
     for path in (firmware, config):
         if path and not path.is_file():
             raise UserError("%s is no file" % path)
@@ -120,7 +127,11 @@ def flash(board, port, firmware, config=None):
         written += ["0x%x" % offset, str(path)]
     _do("MicroPython and evmeter", ["esptool", "--chip", board.chip, "--port", port, "--baud",
                                     str(_BAUD), "write-flash", *written])
-    _do("main.py", mpremote(port, "fs", "cp", str(FIRMWARE / "main.py"), ":/main.py"))
+    files = folder / "files"
+    files.mkdir(exist_ok=True)
+    image.boot_files(files, board.arch)
+    _do("what starts it", mpremote(port, "fs", "cp", *map(str, sorted(files.iterdir())), ":/"))
+    _do("the first image", mpremote(port, "exec", _FIRST_IMAGE))
     if config:
         _do("configuration", mpremote(port, "fs", "cp", str(config), ":/config.json"))
     _do("start", mpremote(port, "reset"))
