@@ -1,5 +1,5 @@
-# loaded.py BOARD IMAGE: modules that a device with BOARD (1, or 0: without) has loaded once it
-# runs, and the heap that they take, imported from IMAGE.
+# loaded.py BOARD IMAGE [MODULE]..: modules that a device with BOARD (1, or 0: without) has loaded
+# once it runs, with these besides, and the heap that they take, imported from IMAGE.
 import gc
 import json
 import sys
@@ -19,6 +19,7 @@ class _Chip:
 
 rom.mount(sys.argv[2])
 names = ["evmeter.app", "evmeter.session.recovery", "drivers.modbus_meter", "drivers.modbus_rtu"]
+names.extend(sys.argv[3:])
 if sys.argv[1] == "1":
     for module in ("esp32", "machine", "network"):
         sys.modules[module] = _Chip()
