@@ -87,6 +87,27 @@ def test_every_board_has_the_whole_interface_and_no_pin_twice():
             assert board.PERMIT not in _STRAPPING[chip] and board.PILOT not in _STRAPPING[chip]
 
 
+def test_the_readmes_table_is_what_the_boards_say():
+    with open(_BOARDS[:-len("boards")] + "README.md") as file:
+        rows = [line for line in file if line.startswith("| `") and "MB |" in line]
+    told = {}
+    for row in rows:
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        told[cells[0][1:-1]] = cells[1:]
+    assert sorted(told) == _NAMES
+    for name in _NAMES:
+        with _Built(name) as board:
+            flash, uart, pilot, permit, pulses, i2c, network = told[name]
+            assert uart == "%d, %d, %s" % (board.TX, board.RX,
+                                           "-" if board.DE is None else board.DE), name
+            assert [pilot, permit, pulses, i2c] == [
+                "%d" % board.PILOT, "%d" % board.PERMIT, "%d" % board.PULSES,
+                "%d, %d" % (board.SDA, board.SCL)], name
+            assert network.startswith("Ethernet" if hasattr(board, "lan") else "Wi-Fi")
+        with open("%s/%s/board.json" % (_BOARDS, name)) as file:
+            assert flash == "%d MB" % json.loads(file.read())["flash_mib"]
+
+
 def test_pins_that_a_chip_does_not_have_are_refused_by_the_fake():
     fake.install("esp32")
     try:
