@@ -204,9 +204,10 @@ class Ledger:
 
     async def _record(self, kind, sid, readings, user, vendor, head, message):
         journal = self._journal
-        signed = self._payload(kind, sid, readings, user, vendor)
-        digest = hashlib.sha256(signed.encode()).digest()
-        text = ocmf.envelope(signed, await self._signer.sign(digest))
+        text = self._payload(kind, sid, readings, user, vendor)
+        digest = hashlib.sha256(text.encode()).digest()
+        # one name for both: the payload's text makes room before the frame's is made
+        text = ocmf.envelope(text, await self._signer.sign(digest))
         message["kind"] = kind
         message["ocmf"] = text
         unix_ms, quality, _, register_mwh, _, _ = readings[-1]

@@ -192,7 +192,7 @@ def payload(kind, fields, page, step_mwh, readings, vendor=(), current="AC"):
     for key, since in _SINCE:
         if key in fields:
             version = since
-    parts = ['"FV":"%s"' % version]
+    parts = ['{"FV":"%s"' % version]
     parts += _pairs(fields, _GATEWAY)
     parts.append('"PG":"T%d"' % page)
     parts += _pairs(fields, _METER)
@@ -207,7 +207,8 @@ def payload(kind, fields, page, step_mwh, readings, vendor=(), current="AC"):
         if key[:1] not in ("U", "V", "W", "X", "Y", "Z"):
             raise OcmfError("vendor key %s does not begin with U to Z" % key)
         parts.append('"%s":%s' % (key, _json(value)))
-    text = "{%s}" % ",".join(parts)
+    parts[-1] += "}"
+    text = ",".join(parts)  # in one piece at once: a small heap has no room for two
     if len(text) + _ENVELOPE > _LIMIT:
         raise TooLong("a record of %d bytes; the limit is %d" % (len(text) + _ENVELOPE, _LIMIT))
     return text
