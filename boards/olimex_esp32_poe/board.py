@@ -9,6 +9,8 @@ Never connect USB and power over LAN together on the board that is not ISO: its 
 isolated.
 """
 
+from machine import Pin
+
 from chip import EthernetChip
 
 
@@ -24,10 +26,9 @@ class Board(EthernetChip):
 
     def lan(self, network):
         """The chip gives the PHY its clock; address 0."""
-        from machine import Pin
-
-        return network.LAN(mdc=23, mdio=18, power=12, phy_type=network.PHY_LAN8720, phy_addr=0,
-                           ref_clk=17, ref_clk_mode=Pin.OUT)
+        return network.LAN(mdc=Pin(23), mdio=Pin(18), power=Pin(12),
+                           phy_type=network.PHY_LAN8720, phy_addr=0,
+                           ref_clk=Pin(17), ref_clk_mode=Pin.OUT)
 
 
 def build():

@@ -7,6 +7,8 @@ the PHY's 50 MHz clock from the oscillator that GPIO16 switches on: MicroPython'
 for the ESP32, "WT32-ETH01 v1.4".
 """
 
+from machine import Pin
+
 from chip import EthernetChip
 
 
@@ -22,7 +24,8 @@ class Board(EthernetChip):
 
     def lan(self, network):
         """The PHY has address 1."""
-        return network.LAN(mdc=23, mdio=18, power=16, phy_type=network.PHY_LAN8720, phy_addr=1)
+        return network.LAN(mdc=Pin(23), mdio=Pin(18), power=Pin(16),
+                           phy_type=network.PHY_LAN8720, phy_addr=1)
 
 
 def build():
