@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from evmeter_tools.host_device import HostDevice, micropython
 from evmeter_tools.journal.image import open_image
 from evmeter_tools.journal.scan import scan
 from evmeter_tools.verify.check import check_record
+from host_nvs import NvsFile
 from verifiers import mutations, node, pyocmf_accepts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,9 +78,30 @@ class _Play:
         return report, sums
 
 
-@pytest.mark.parametrize("interpreter", ["micropython", "cpython"])
-def test_a_session_broken_by_a_power_cut_goes_on_with_its_gap_declared(tmp_path, interpreter):
-    with Bench(tmp_path, "demo-0001", interpreter=interpreter) as bench:
+class _Watched(HostDevice):
+    """Runs the firmware with a look at each write of its flash."""
+
+    def _command(self, script):
+        watch = Path(__file__).parent / "watch_flash.py"
+        return super()._command(watch if script.name == "main.py" else script)
+
+
+def _writes_well(log, store):
+    """The flash was written, never between a request and its reply; the other store is not
+    loaded."""
+    assert "WRITTEN" not in log
+    assert "written 15 times" in log
+    assert set(re.findall(r"^loaded: (.*)$", log, re.MULTILINE)) == {
+        "ring": {"ring", "sectors", "small_files"}, "littlefs": {"segments"}}[store]
+
+
+@pytest.mark.parametrize(("interpreter", "store"), [
+    ("micropython", "ring"), ("micropython", "littlefs"), ("cpython", "ring")])
+def test_a_session_broken_by_a_power_cut_goes_on_with_its_gap_declared(tmp_path, interpreter,
+                                                                       store):
+    with Bench(tmp_path, "demo-0001", interpreter=interpreter, store=store,
+               checkpoint_s=5) as bench:
+        bench.device = _Watched(bench.folder, interpreter)
         play = _Play(bench)
         play.start(1)
         play.charge(8000)
@@ -93,6 +116,8 @@ def test_a_session_broken_by_a_power_cut_goes_on_with_its_gap_declared(tmp_path,
     assert [session.state for session in report.sessions] == ["complete"]
     assert report.sessions[0].end.tx == "E"
     assert 0 < sums.gap_mwh < sums.sessions_mwh
+    _writes_well((tmp_path / "device.log").read_text(), store)
+    assert scan(open_image(tmp_path / "flash.img"), NvsFile(str(tmp_path / "nvs.json"))).ok
     _all_verifiers_agree(bench.spki, [record.text for record in report.records])
     left = scan(open_image(bench.device.folder / "flash.img"))
     assert left.ok, left.faults

@@ -82,8 +82,8 @@ def test_a_script_that_fails_is_one_line():
 def test_a_session_has_what_the_figure_says(monkeypatch):
     monkeypatch.setattr(wear, "_WARM", 1)
     monkeypatch.setattr(wear, "_SESSIONS", 2)
-    for ring in (False, True):
-        found = {key: (value, how) for key, value, how in wear.stores(ring)}
+    for store in ("littlefs", "ring"):
+        found = {key: (value, how) for key, value, how in wear.stores(store)}
         value, how = found["erases_per_session"]
-        assert 0 < value < 40 and how.startswith(("littlefs", "the raw ring")[ring])
+        assert 0 < value < 40 and how.startswith(store)
         assert found["wear_ten_years_percent"][0] > 0

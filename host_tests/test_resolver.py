@@ -1,6 +1,7 @@
 import asyncio
 import errno
 
+from evmeter.metering.turn import Turn
 from evmeter.uplink import resolver as resolver_module
 from evmeter.uplink.link import LinkError
 from evmeter.uplink.resolver import ResolveError, Resolver, answer, is_address, query, question
@@ -223,7 +224,7 @@ def _play(net, names, servers=("10.0.0.53", "10.0.0.54"), nvs=None, after=None):
 
     results = []
     try:
-        resolver = Resolver(lambda: servers, nvs, net, urandom)
+        resolver = Resolver(lambda: servers, nvs, Turn(), net, urandom)
         for name in names:
             begun = clock.mono_ms()
             try:

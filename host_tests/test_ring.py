@@ -1,4 +1,4 @@
-from evmeter.ledger import StoreError
+from evmeter.ledger import StoreError, foreign
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ring import RingStore
@@ -122,19 +122,38 @@ def test_small_files_are_replaced_whole_and_checked():
 def test_blank_and_foreign_flash_is_reported_and_left_alone():
     flash = _FLASH
     flash.wipe()
-    assert "blank" in str(raises(StoreError, RingStore(lambda: flash).open))
+    store = RingStore(lambda: flash)
+    assert "no ring" in str(raises(StoreError, store.open))
+    assert foreign.what(lambda: flash) == foreign.BLANK
+    flash.image[7 * BLOCK_BYTES + 4095] = 0
+    assert foreign.what(lambda: flash) == "something else"
     for block in range(_BLOCKS):
         flash.image[block * BLOCK_BYTES : block * BLOCK_BYTES + 9] = b"something"
-    assert "other use" in str(raises(StoreError, RingStore(lambda: flash).open))
+    assert "no ring" in str(raises(StoreError, RingStore(lambda: flash).open))
+    assert foreign.what(lambda: flash) == "something else"
     assert flash.programs == flash.erases == 0
     RingStore.format(flash)
     assert flash.erases == _BLOCKS + 1
     assert _journal(flash, MemoryNvs()).faults == []
+    assert foreign.what(lambda: flash) == "a ring of sectors"
     flash.blocks = 9
     assert "laid on 10" in str(raises(StoreError, RingStore(lambda: flash).open))
     flash.blocks = 7
     assert "too few" in str(raises(StoreError, RingStore(lambda: flash).open))
     flash.blocks = _BLOCKS
+
+
+def test_an_older_ring_under_a_littlefs_is_not_opened():
+    flash = _formatted()
+    _journal(flash, MemoryNvs()).append(frames.EVT, b"old")
+    for block in range(2):  # what a format writes
+        at = block * BLOCK_BYTES
+        flash.image[at : at + BLOCK_BYTES] = b"\xff" * BLOCK_BYTES
+        flash.image[at + 8 : at + 16] = b"littlefs"
+    assert "a littlefs is there" in str(raises(StoreError, RingStore(lambda: flash).open))
+    assert foreign.what(lambda: flash) == "a littlefs"
+    flash.image[8] = 0  # in one of both
+    assert "a littlefs is there" in str(raises(StoreError, RingStore(lambda: flash).open))
 
 
 def test_a_failed_operation_is_told_and_the_journal_goes_on():

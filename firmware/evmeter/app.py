@@ -7,10 +7,10 @@ from micropython import const
 
 from drivers.control_pilot import A_MV, ControlPilot
 from evmeter import BUILD_UNIX_S, VERSION
+from evmeter.ledger import store
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ledger import Ledger, account, newest_unix_ms
 from evmeter.ledger.ocmf import quantise
-from evmeter.ledger.segments import SegmentStore
 from evmeter.metering.gate import Gate
 from evmeter.metering.intervals import LENGTH_S, LONG_S, Intervals
 from evmeter.metering.poll import MeterPoll
@@ -87,7 +87,7 @@ class App:
         self.signer = keys.load(board.nvs, os.urandom, settings["native_signing"])
         if self.signer is None:
             self.alarms.raise_(codes.KEY, codes.CRITICAL, "no signing key; provision the device")
-        self.journal = Journal(SegmentStore(board.mount_journal), board.nvs, account)
+        self.journal = Journal(store(settings["journal"]["store"], board), board.nvs, account)
         self._open_journal()
         self._first_seq = self.journal.next_seq
         self._set_clock(settings["clock"])
@@ -196,7 +196,11 @@ class App:
         try:
             self.journal.open()
         except JournalError as error:
-            self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, str(error))
+            from evmeter.ledger import foreign
+
+            self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, "%s; the flash holds %s"
+                               % (error, foreign.what(self.board.journal_flash)))
+            forget("evmeter.ledger", "foreign")
 
     def _build_conditions(self, settings):
         board = self.board
@@ -290,19 +294,20 @@ class App:
         if not is_address(settings["host"]):
             from evmeter.uplink.resolver import Resolver
 
-            resolve = Resolver(board.network.dns_servers, board.nvs)
+            resolve = Resolver(board.network.dns_servers, board.nvs, self.ledger.quiet)
         link = Link(resolve, tls, room=room)
         if link.insecure:
             self.alarms.raise_(codes.INSECURE, codes.WARNING, "the broker is not verified")
         return link
 
-    def _keep_pilot_gain(self):
+    async def _keep_pilot_gain(self):
         """What state A measured is known again after a reboot."""
         a_mv = self.pilot.a_mv
         if abs(a_mv - self._kept_a_mv) >= _PILOT_STEP_MV:
             self._kept_a_mv = a_mv
-            self.board.nvs.set_i32(_PILOT_KEY, a_mv)
-            self.board.nvs.commit()
+            async with self.ledger.quiet:
+                self.board.nvs.set_i32(_PILOT_KEY, a_mv)
+                self.board.nvs.commit()
 
     def _set_base(self):
         from evmeter.session import recovery
@@ -446,7 +451,7 @@ class App:
                     await self.alarms.write(self.ledger, keeper.sid)
                 if round_ % _CURSOR_EVERY == 0:
                     await self.ledger.save_cursor()
-                    self._keep_pilot_gain()
+                    await self._keep_pilot_gain()
 
     async def main(self):
         """Run until the power goes."""

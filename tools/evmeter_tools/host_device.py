@@ -17,7 +17,7 @@ import cpython_shim
 cpython_shim.install()
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
-_PROVISION = "from evmeter.system import provision\nprovision.main()\n"
+_PROVISION = "from evmeter.system import provision\nprovision.main(%s)\n"
 _END_S = 5
 
 
@@ -64,10 +64,11 @@ class HostDevice:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
-    def provision(self):
-        """Run the commissioning on the device; returns its public facts (id, key id, SPKI)."""
+    def provision(self, erase=False):
+        """Run the commissioning on the device; returns its public facts (id, key id, SPKI).
+        `erase`: what is no journal on the flash may go."""
         script = self.folder / "provision.py"
-        script.write_text(_PROVISION)
+        script.write_text(_PROVISION % erase)
         command, env = self.command(script)
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60,
                               check=False)

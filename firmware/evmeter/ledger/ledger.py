@@ -58,7 +58,8 @@ def newest_unix_ms(journal, quality=""):
 
 class Ledger:
     """`quiet` is an async context manager in which no Modbus transaction runs: a flash erase
-    stops interrupts for up to 400 ms, and a reply in that time would be lost. `identity()` gives
+    stops interrupts for up to 400 ms, and a reply in that time would be lost. Whoever writes
+    flash while tasks run, the second store too, does it inside. `identity()` gives
     what every record repeats: (OCMF fields, the meter's energy step in mWh, where the serial
     number is from: "meter" or "label")."""
 
@@ -66,7 +67,7 @@ class Ledger:
         self._journal = journal
         self._signer = signer
         self._clock = clock
-        self._quiet = quiet
+        self.quiet = quiet
         self._lock = asyncio.Lock()
         self._identity = identity
 
@@ -93,7 +94,7 @@ class Ledger:
         return json.dumps(fields).encode()
 
     async def _append(self, kind, payload, **head):
-        async with self._quiet:
+        async with self.quiet:
             return self._journal.append(kind, payload, **head)
 
     async def event(self, name, sid, at_mono_ms, fields, mark_mwh=None):
@@ -220,10 +221,10 @@ class Ledger:
 
     async def save(self, name, body):
         """Replace a checkpoint whole. Raises JournalError."""
-        async with self._quiet:
+        async with self.quiet:
             self._journal.save_small(name, body)
 
     async def save_cursor(self):
         """Make the confirmed position durable. Raises JournalError."""
-        async with self._quiet:
+        async with self.quiet:
             self._journal.save_cursor()

@@ -63,6 +63,8 @@ class RingStore:
             self._sectors = sectors = Sectors(self._device())
             if sectors.count < _LEAST:
                 raise StoreError("%d sectors are too few for a journal" % sectors.count)
+            if sectors.is_littlefs():  # whose free blocks may hold an older ring
+                raise StoreError("no ring of sectors, but a littlefs is there")
             self._base = _parts(sectors)
             self._count = sectors.count - self._base
             self._small = SmallFiles(sectors, self._base, _NAMES)
@@ -75,8 +77,7 @@ class RingStore:
         except OSError as error:
             raise StoreError("the journal cannot be read (error %s)" % error.args[0]) from None
         if not self.segments and not self._small.found:
-            raise StoreError("the flash holds no journal: it is %s"
-                             % ("in other use" if self.damaged else "blank"))
+            raise StoreError("no ring of sectors is there")
 
     def _open_frames(self):
         count = self._count

@@ -24,6 +24,7 @@ _WORK = const(128)
 _MARK_BITS = const(8)
 _BLANK = b"\xff" * UNIT
 _EIO = const(5)
+_LITTLEFS = b"littlefs"
 
 
 def padded(length):
@@ -48,6 +49,10 @@ class Sectors:
     def _peek(self, block, at, length):
         self.read(block, self._work, length, at)
         return bytes(memoryview(self._work)[:length])
+
+    def is_littlefs(self):
+        """Whether a littlefs begins here: it names itself in both blocks of its first pair."""
+        return _LITTLEFS in (self._peek(0, 8, 8), self._peek(1, 8, 8))
 
     def is_blank(self, block):
         """Whether a sector's header is blank."""

@@ -62,11 +62,12 @@ class OpenSession:
     def meter_code(self):
         return binascii.crc32(self.meter.serial.encode()) & 0xFFFFFFFF
 
-    def save_meter(self):
+    async def save_meter(self):
         """Remember over a reboot whose register is accounted for."""
-        # the second store holds signed 32-bit numbers
-        self.board.nvs.set_i32(METER_KEY, self.meter_code() & 0x7FFFFFFF)
-        self.board.nvs.commit()
+        async with self.ledger.quiet:
+            # the second store holds signed 32-bit numbers
+            self.board.nvs.set_i32(METER_KEY, self.meter_code() & 0x7FFFFFFF)
+            self.board.nvs.commit()
 
     def energy_mwh(self):
         """Energy of the open session so far."""
@@ -159,7 +160,7 @@ class OpenSession:
             await self.ledger.log(name, self.sid, at_ms, fields, mark_mwh)
             self._meter_events.pop(0)
             if "serial" in fields:
-                self.save_meter()
+                await self.save_meter()
 
     def untold(self):
         return self._meter_events or self._told or (self.split and self.split.unwritten)

@@ -73,7 +73,7 @@ async def settle(keeper):
         _exchanged(keeper, session, register_mwh)
     await keeper.tell_meter_events()
     if known != code:
-        keeper.save_meter()
+        await keeper.save_meter()
     fields = {"now_mwh": register_mwh, "cause": keeper.board.reset_cause,
               "faults": keeper.journal.faults}
     if session:  # what flowed since its begin is the session's own

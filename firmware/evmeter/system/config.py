@@ -68,6 +68,9 @@ FIELDS = {
         "gateway": ("text", 7, 15, "0.0.0.0"),  # noqa: S104
         "dns": ("hosts", 0, 2, ()),
     },
+    "journal": {
+        "store": (("ring", "littlefs"), 0, 0, "ring"),  # the ring wears the flash a sixth as much
+    },
     "session": {
         "finished_after_s": ("int", 1, 3600, 120),
         "checkpoint_s": ("int", 5, 600, 60),

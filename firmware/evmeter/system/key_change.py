@@ -40,18 +40,21 @@ async def propose(nvs, urandom, ledger, mono_ms):
         raise SignerError("a change of the key is under way: entry %d" % proposed(nvs))
     secret = generate_key(urandom)
     new = SoftwareSigner(secret, urandom)
-    nvs.set_blob(_NEW, secret)  # before the entry: what is announced must not be lost
-    nvs.commit()
+    async with ledger.quiet:  # before the entry: what is announced must not be lost
+        nvs.set_blob(_NEW, secret)
+        nvs.commit()
     seq = await ledger.log(CHANGE, "", mono_ms, {"new_k": new.key_id, "new_spki": new.spki_hex()},
                            new_signer=new)
-    nvs.set_i32(_NEW_SEQ, seq)
-    nvs.commit()
+    async with ledger.quiet:
+        nvs.set_i32(_NEW_SEQ, seq)
+        nvs.commit()
     return seq
 
 
 def adopt(nvs, journal):
     """Put the announced key in the old one's place where everything is confirmed; returns whether
-    it was done, upon which the device is to be restarted: it still signs with the old one."""
+    it was done, upon which the device is to be restarted: it still signs with the old one. To be
+    called inside `async with ledger.quiet`."""
     seq = proposed(nvs)
     secret = keys.read(nvs, _NEW)
     if not seq or not secret or journal.cursor < seq or journal.unconfirmed():

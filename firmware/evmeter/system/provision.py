@@ -3,33 +3,49 @@
 import json
 import os
 
-from evmeter.ledger.segments import SegmentStore
+from evmeter.ledger import StoreError, foreign, store
 from evmeter.system import config, keys
 
 
-def provision(board):
-    """Check the configuration, format a blank journal, make the key; returns the device's public
-    facts as a dict. A journal that mounts is left as it is. Raises ConfigError, OSError."""
-    settings = config.parse(board.read_config())
+def _lay_journal(board, kind, erase):
+    """Lay the empty store on a blank flash; returns whether that was done."""
     try:
-        fs = board.mount_journal()
-        fs.stat("/s")
-        formatted = False
-    except OSError:
+        store(kind, board).open()
+        return False
+    except StoreError as error:
+        found = foreign.what(board.journal_flash)
+        if found != foreign.BLANK and not erase:
+            raise StoreError("%s; the flash holds %s, which was left as it is: choose another "
+                             "journal.store, or let it be erased" % (error, found)) from None
+    if kind == "ring":
+        from evmeter.ledger.ring import RingStore
+
+        RingStore.format(board.journal_flash())
+    else:
+        from evmeter.ledger.segments import SegmentStore
+
         board.format_journal()
         SegmentStore.format(board.mount_journal())
-        formatted = True
+    return True
+
+
+def provision(board, erase=False):
+    """Check the configuration, lay the journal, make the key; returns the device's public facts as
+    a dict. A journal that opens is left as it is; what else the flash may hold is lost where
+    `erase` allows it, and else refused. Raises ConfigError, StoreError, OSError."""
+    settings = config.parse(board.read_config())
+    formatted = _lay_journal(board, settings["journal"]["store"], erase)
     signer = keys.make(board.nvs, os.urandom)
     return {"id": settings["id"], "k": signer.key_id, "spki": signer.spki_hex(),
             "formatted": formatted}
 
 
-def main():
+def main(erase=False):
     """Print what `provision` returns as one line of JSON."""
     import board
 
     hardware = board.build()
     try:
-        print(json.dumps(provision(hardware)))
-    except (config.ConfigError, OSError) as error:
+        print(json.dumps(provision(hardware, erase)))
+    except (config.ConfigError, StoreError, OSError) as error:
         hardware.halt("evmeter: %s" % error)

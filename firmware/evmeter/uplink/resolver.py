@@ -150,13 +150,15 @@ class Resolver:
     """`await resolver(name)` gives an IPv4 address as text, and takes at most 6 s for two servers.
 
     `servers()` gives the name servers' addresses as text, best first. The last address that was
-    found is used where nobody answers, also after a reboot with `nvs` (an esp32.NVS).
+    found is used where nobody answers, also after a reboot with `nvs` (an esp32.NVS), which is
+    written inside `quiet` (Ledger.quiet).
     """
 
-    def __init__(self, servers, nvs=None, sockets=socket, urandom=os.urandom, port=_PORT):
+    def __init__(self, servers, nvs=None, quiet=None, sockets=socket, urandom=os.urandom, port=_PORT):
         self._servers = servers
         self._port = port
         self._nvs = nvs
+        self._quiet = quiet
         self._sockets = sockets
         self._urandom = urandom
         self._known = {}
@@ -186,7 +188,7 @@ class Resolver:
         self._turn = (self._turn + 1) % _MOST_ADDRESSES
         if self._known.get(name) not in addresses:
             self._known = {name: address}
-            self._keep(name, address, addresses)
+            await self._keep(name, address, addresses)
         self._known[name] = address
         return address
 
@@ -254,12 +256,13 @@ class Resolver:
             sock.close()
         raise ResolveError("name server %s does not answer" % server)
 
-    def _keep(self, name, address, addresses):
+    async def _keep(self, name, address, addresses):
         if self._nvs is None or self._kept(name) in addresses:
             return
         try:
-            self._nvs.set_blob(_KEY, ("%s %s" % (address, name)).encode())
-            self._nvs.commit()
+            async with self._quiet:
+                self._nvs.set_blob(_KEY, ("%s %s" % (address, name)).encode())
+                self._nvs.commit()
         except OSError as error:
             log.warning("uplink: last address not kept: error %s", error.args[0])
 

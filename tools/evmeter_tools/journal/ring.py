@@ -53,8 +53,10 @@ def _blocks(data):
 
 
 def is_ring(data):
-    """Whether an image holds a ring, or a part of one."""
-    return _blocks(data)[0]
+    """Whether an image holds a ring, or a part of one. The free blocks of a littlefs may hold what
+    is left of an older one."""
+    named = (data[at + 8:at + 16] for at in (0, BLOCK_BYTES))
+    return b"littlefs" not in named and _blocks(data)[0]
 
 
 def fill(image):

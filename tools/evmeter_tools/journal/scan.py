@@ -23,6 +23,7 @@ _MAGIC = struct.pack("<H", frames._MAGIC)
 _OVERHEAD = frames._OVERHEAD
 _HEADER_BYTES = frames._HEADER_BYTES
 _SEGMENT = re.compile(r"/s/(\d{8})", re.ASCII)
+_END_BYTES = 8  # of a checkpoint without a session: when the last one ended
 _BAD = re.compile(r"/s/\d{8}\.bad", re.ASCII)
 
 
@@ -238,7 +239,7 @@ def _small_files(files, report):
                 "more frames are confirmed than are there: the newest are lost", "/cursor",
                 expected="at most %d" % newest, found=str(report.cursor)))
     body = _small(files, "session", report)
-    if body is not None:
+    if body is not None and len(body) != _END_BYTES:
         report.session = unpack(body)
         report.ended_unix_ms = unpack_end(body)
         if report.session is None and report.ended_unix_ms is None:

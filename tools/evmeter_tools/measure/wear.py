@@ -151,17 +151,16 @@ def _figures(each):
             round(max(each) / _SESSIONS * _SESSIONS_TEN_YEARS * 100 / _CYCLES, 2))
 
 
-def stores(default_ring):
-    """erases_per_session and wear_ten_years_percent of the default store; the other's in words."""
-    names = ("littlefs", "the raw ring")
-    each = _erases(False), _erases(True)
-    mine, other = each[default_ring], each[not default_ring]
+def stores(default):
+    """erases_per_session and wear_ten_years_percent of the default store ("ring", "littlefs"), the
+    other's in words."""
+    ring = default == "ring"
+    names = ("littlefs, which may reach 15", "the raw ring, which may reach 3")
+    mine, other = _erases(ring), _erases(not ring)
     erases, percent = _figures(mine)
     yield ("erases_per_session", erases,
            "%s on %d blocks, %d sessions, cursor saved 8 times in each; %s: %g"
-           % (names[default_ring], _BLOCKS, _SESSIONS, names[not default_ring],
-              _figures(other)[0]))
+           % (default, _BLOCKS, _SESSIONS, names[not ring], _figures(other)[0]))
     yield ("wear_ten_years_percent", percent,
-           "worst block %d erases, mean %.1f; %s: %g, worst block %d"
-           % (max(mine), sum(mine) / _BLOCKS, names[not default_ring], _figures(other)[1],
-              max(other)))
+           "worst block %d erases, mean %.1f; the other store: %g, worst block %d"
+           % (max(mine), sum(mine) / _BLOCKS, _figures(other)[1], max(other)))
