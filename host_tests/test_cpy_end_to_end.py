@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import random
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from evmeter_tools.backend.sessions import balance, device_report
 from evmeter_tools.backend.store import Store
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.bench.view import View
+from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice, micropython
 from evmeter_tools.journal.image import open_image
 from evmeter_tools.journal.scan import scan
@@ -201,6 +203,44 @@ def test_after_ten_short_lives_the_device_meters_before_all_else(tmp_path):
         bench.device.start()
         play.count("close", 1)
         play.outcome()
+
+
+@pytest.mark.parametrize(("store", "laid", "said"), [
+    ("ring", "littlefs", "a littlefs"), ("littlefs", "ring", "a ring of sectors"),
+    ("ring", None, "something else"), ("littlefs", None, "something else")])
+def test_a_foreign_or_damaged_journal_is_told_and_kept_and_metering_goes_on(tmp_path, store, laid,
+                                                                            said):
+    with Bench(tmp_path, "demo-0001", store=laid or store) as bench:
+        flash = tmp_path / "flash.img"
+        if laid:
+            config = json.loads((tmp_path / "config.json").read_text())
+            bench.device.write_config({**config, "journal": {"store": store}})
+        else:
+            flash.write_bytes(random.Random(5).randbytes(flash.stat().st_size))
+        image = flash.read_bytes()
+        play = _Play(bench)
+        bench.device.start()
+        bench.rig.tell(pilot="C", load_w=10000)
+
+        def told(*words):
+            return lambda: any(all(word in line for word in words)
+                               for _, line in play.watch.lines)
+
+        play.until(told("JOURNAL", "flash holds " + said))
+        play.until(told("SESSION_REFUSED", "journal not usable"))
+        assert (tmp_path / "permit").read_text() == "0"
+        play.until(lambda: play.watch.telemetry)
+        first_mwh = play.watch.telemetry["e_mwh"]
+        play.until(lambda: play.watch.telemetry["e_mwh"] > first_mwh + 3000)
+        assert {"JOURNAL", "SESSION_REFUSED"} <= set(play.watch.status["al"])
+        assert play.watch.telemetry["q"] == "G" and not play.watch.events
+        bench.device.watchdog_reset()
+        with pytest.raises(UserError, match="the flash holds %s, which was left" % said):
+            bench.device.provision()
+        assert flash.read_bytes() == image
+        assert bench.device.provision(erase=True)["formatted"]
+        assert not bench.device.provision()["formatted"]
+        play.start(1)
 
 
 def test_an_outage_of_the_broker_costs_nothing(tmp_path):
