@@ -67,8 +67,8 @@ def test_power_cut_campaign():
 
 
 def test_power_cut_campaign_on_the_ring():
-    result = power_cut.power_cut(500, appends=24, each=3, stores=OnRing())
-    _all_good(result, 500, 5)
+    result = power_cut.power_cut(500, appends=40, each=3, stores=OnRing())
+    _all_good(result, 500, 6)
     assert result.counts["cut points on flash"] > 100
     assert result.counts["second lives that were cut"] > 0
 

@@ -272,3 +272,27 @@ def test_frames_behind_a_damaged_one_in_its_segment_are_read():
     for seq in (2, 4, 5, 6):
         assert journal.read(seq, _BUFFER)[0] == frames.EVT
         assert bytes(_BUFFER[:2]) == b"e%d" % (seq - 1)
+
+
+def test_what_the_backend_refused_outlives_what_is_newer():
+    store, nvs = MemoryStore(capacity=8, segment_bytes=100), MemoryNvs()
+    journal = _open(store, nvs)
+    for number in range(1, 9):
+        journal.append(frames.EVT, b"event %d" % number)
+    journal.confirm(8, (3, 5), (3, 5))
+    assert "99" in str(raises(JournalError, journal.confirm, 8, (99,), (99,)))
+    for number in range(9, 60):
+        journal.append(frames.EVT, b"event %d" % number)
+        journal.confirm(number)
+        if number % 20 == 0:
+            journal = _open(store, nvs)
+            assert (journal.faults, journal.refused) == ([], [3, 5])
+    assert store.segments[:3] == [3, 5, 51]
+    for seq in (3, 5, 51, 59):
+        assert journal.read(seq, _BUFFER)[0] == frames.EVT
+    del store.small["cursor"]  # where it is lost, what was kept is not asked for again
+    assert _open(store, nvs).cursor == 50
+    journal.confirm(59, list(range(20, 50)), list(range(20, 50)))
+    assert journal.refused == list(range(27, 50))
+    journal.save_cursor()
+    assert _open(store, nvs).refused == journal.refused

@@ -147,9 +147,8 @@ def test_an_older_ring_under_a_littlefs_is_not_opened():
     flash = _formatted()
     _journal(flash, MemoryNvs()).append(frames.EVT, b"old")
     for block in range(2):  # what a format writes
-        at = block * BLOCK_BYTES
-        flash.image[at : at + BLOCK_BYTES] = b"\xff" * BLOCK_BYTES
-        flash.image[at + 8 : at + 16] = b"littlefs"
+        flash.ioctl(6, block)
+        flash.image[block * BLOCK_BYTES + 8 : block * BLOCK_BYTES + 16] = b"littlefs"
     assert "a littlefs is there" in str(raises(StoreError, RingStore(lambda: flash).open))
     assert foreign.what(lambda: flash) == "a littlefs"
     flash.image[8] = 0  # in one of both

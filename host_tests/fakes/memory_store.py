@@ -75,9 +75,10 @@ class MemoryStore:
         buffer[: len(piece)] = piece
         return len(piece)
 
-    def drop_oldest(self):
+    def drop(self, first):
         self._power.use()
-        del self.data[self.segments.pop(0)]
+        self.segments.remove(first)
+        del self.data[first]
 
     def read_small(self, name):
         return self.small.get(name)

@@ -1,6 +1,7 @@
 """Flash in memory that keeps to the rules of a NOR chip and says who breaks them."""
 
 BLOCK_BYTES = 4096
+_BLANK = b"\xff" * BLOCK_BYTES  # once: the heap is small
 
 
 class NorFlash:
@@ -16,7 +17,7 @@ class NorFlash:
         """A new chip in the same memory."""
         self.blocks = blocks or self.blocks
         for at in range(0, len(self.image), BLOCK_BYTES):
-            self.image[at : at + BLOCK_BYTES] = b"\xff" * BLOCK_BYTES
+            self.image[at : at + BLOCK_BYTES] = _BLANK
         self.broken = []
         self.erases = self.programs = self.program_bytes = 0
         self.fail = None
@@ -64,6 +65,6 @@ class NorFlash:
             if self._trouble():
                 raise OSError(self.error)
             at = argument * BLOCK_BYTES
-            self.image[at : at + BLOCK_BYTES] = b"\xff" * BLOCK_BYTES
+            self.image[at : at + BLOCK_BYTES] = _BLANK
             self.erases += 1
         return 0

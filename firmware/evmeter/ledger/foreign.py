@@ -24,6 +24,6 @@ def _what(flash):
             flash.readblocks(block, piece, at)
             if not at and block < 2 and piece[8:16] == b"littlefs":
                 return "a littlefs"
-            ring = ring or not at and piece[:4] in (b"EVJ1", b"EVS1")
+            ring = ring or (not at and piece[:4] in (b"EVJ1", b"EVS1"))
             is_blank = is_blank and piece == blank
     return BLANK if is_blank else "a ring of sectors" if ring else "something else"

@@ -14,6 +14,7 @@ import struct
 from micropython import const
 
 from evmeter.ledger import StoreError
+from evmeter.ledger.head import NO_HASH, Head, JournalError
 
 REC = const(1)
 EVT = const(2)
@@ -25,50 +26,32 @@ _HEADER = "<HHIB16s"
 _HEADER_BYTES = const(25)
 _OVERHEAD = const(29)
 MAX_PAYLOAD = const(2560)
-# next sequence, page, open_seq, mark_mwh, interval_mwh, head hash, record hash; then a CRC-32
-_HEAD = "<IIIqq16s16s"
-_HEAD_KEY = "head"
-_HEAD_BYTES = const(64)
-_CRC_AT = const(60)
 _PADDED = const(2592)  # the longest frame, up to a store's unit
 _STEP_BACK = const(32)  # no shorter frame is there, and a multiple of every unit
-_NONE_MWH = -(1 << 62)  # no register yet; a mark can be negative after a jump
-_NO_HASH = bytes(16)
+_REFUSED = "refused"  # the small file
+_MOST_REFUSED = const(23)
 
 
-class JournalError(Exception):
-    """The journal cannot do what was asked; the text says what."""
-
-
-class Journal:
+class Journal(Head):
     """The journal over a store (segments.py, ring.py) with its head in the second store (`nvs`).
 
-    Beside the sequence the head holds `page` (pagination of the newest record), `open_seq` (begin
-    record of the open session, 0: none), `mark_mwh` (register up to which energy is accounted for,
-    or None), `interval_mwh` (register at which the newest interval ended, or None) and
-    `record_hash`. `account(type, payload)` gives what of these a frame changes, as a dict; it is
-    called only to take over a frame that the second store has not heard of.
+    `account(type, payload)` gives what of the head a frame changes, as a dict; it is called only
+    to take over a frame that the second store has not heard of. `refused` are confirmed frames
+    that the backend called bad, the newest 23 of them: they stay on flash longest.
     """
 
     def __init__(self, store, nvs, account):
+        super().__init__(nvs)
         self._store = store
-        self._nvs = nvs
         self._account = account
         self._frame = bytearray(_PADDED)
-        self._head = bytearray(_HEAD_BYTES)
         self._next_read = (0, 0, 0)  # sequence, segment, offset of the frame after the last read
         self._saved_cursor = 0
         self._unsure = False  # an append broke off: only the flash tells what is on it
+        self._refused_saved = True
         self.ready = False
-        self.faults = []
         self.lost = set()
-        self.next_seq = 1
-        self.page = 0
-        self.open_seq = 0
-        self.mark_mwh = None
-        self.interval_mwh = None
-        self.hash = _NO_HASH
-        self.record_hash = _NO_HASH
+        self.refused = []
         self.cursor = 0
 
     def open(self):
@@ -110,48 +93,21 @@ class Journal:
                                % (last_seq, self.next_seq - 1))
         if self._store.damaged:
             self.faults.append("%d damaged segments" % self._store.damaged)
+        if self._refused_saved:  # opened again, it may know of more; so with the cursor
+            body = self._store.read_small(_REFUSED) or b""
+            self.refused = [int.from_bytes(body[at:at + 4], "little")
+                            for at in range(0, len(body), 4)]
         body = self._store.read_small("cursor")
         if body and len(body) == 4:
             cursor = min(int.from_bytes(body, "little"), self.next_seq - 1)
-        elif self._store.segments:
-            cursor = self._store.segments[0] - 1
         else:
             cursor = self.next_seq - 1
+            for index in range(len(self._store.segments)):
+                if not self._holds_refused(index):
+                    cursor = self._store.segments[index] - 1
+                    break
         self._saved_cursor = cursor
-        self.cursor = max(self.cursor, cursor)  # opened again, it knows of more
-
-    def _load_head(self):
-        try:
-            if self._nvs.get_blob(_HEAD_KEY, self._head) != _HEAD_BYTES:
-                return False
-        except OSError:
-            return False
-        crc = binascii.crc32(memoryview(self._head)[:_CRC_AT]) & 0xFFFFFFFF
-        if crc.to_bytes(4, "little") != bytes(self._head[_CRC_AT:]):
-            self.faults.append("second store damaged")
-            return False
-        (self.next_seq, self.page, self.open_seq, self.mark_mwh, self.interval_mwh, self.hash,
-         self.record_hash) = struct.unpack_from(_HEAD, self._head)
-        if self.mark_mwh == _NONE_MWH:
-            self.mark_mwh = None
-        if self.interval_mwh == _NONE_MWH:
-            self.interval_mwh = None
-        return True
-
-    def _save_head(self):
-        head = self._head
-        mark_mwh = _NONE_MWH if self.mark_mwh is None else self.mark_mwh
-        interval_mwh = _NONE_MWH if self.interval_mwh is None else self.interval_mwh
-        struct.pack_into(_HEAD, head, 0, self.next_seq, self.page, self.open_seq, mark_mwh,
-                         interval_mwh, self.hash, self.record_hash)
-        crc = binascii.crc32(memoryview(head)[:_CRC_AT]) & 0xFFFFFFFF
-        head[_CRC_AT:] = crc.to_bytes(4, "little")
-        try:
-            self._nvs.set_blob(_HEAD_KEY, head)
-            self._nvs.commit()
-        except OSError as error:
-            raise JournalError("the second store was not written (error %s)"
-                               % error.args[0]) from None
+        self.cursor = max(self.cursor, cursor)
 
     def _scan(self):
         """The last whole frame: (sequence, its hash, previous hash, segment, offset, type, payload
@@ -184,7 +140,7 @@ class Journal:
                     store.start_segment()
                 return found
             store.set_aside(segment)
-        return 0, _NO_HASH, _NO_HASH, 0, 0, 0, 0
+        return 0, NO_HASH, NO_HASH, 0, 0, 0, 0
 
     def _behind(self, offset, length):
         """Where a frame follows the one at `offset` with a payload of `length` bytes."""
@@ -292,12 +248,30 @@ class Journal:
         return max(0, capacity - held) * 100 // capacity if capacity > 0 else 0
 
     def _make_room(self):
-        segments = self._store.segments
-        while len(segments) > 1 and len(segments) >= self._store.capacity - 1:
-            if segments[1] > self.cursor + 1:
-                return  # the oldest segment still holds what the backend has not confirmed
+        store = self._store
+        while len(store.segments) > 1 and len(store.segments) >= store.capacity - 1:
+            first = self._spare()
+            if not first:
+                return
             self._save_cursor()
-            self._store.drop_oldest()
+            store.drop(first)
+
+    def _spare(self):
+        """The segment whose room is given back next: the oldest that is confirmed to its end; one
+        with a refused frame only when there is no other room left. 0: none."""
+        segments = self._store.segments
+        for index in range(len(segments) - 1):
+            if segments[index + 1] > self.cursor + 1:
+                break
+            if not self._holds_refused(index):
+                return segments[index]
+        full = len(segments) >= self._store.capacity
+        return segments[0] if full and segments[1] <= self.cursor + 1 else 0
+
+    def _holds_refused(self, index):
+        segments = self._store.segments
+        end = segments[index + 1] if index + 1 < len(segments) else self.next_seq
+        return any([segments[index] <= seq < end for seq in self.refused])
 
     def read(self, seq, buffer):
         """Copy the payload of frame `seq` into `buffer`; returns (type, length). Raises
@@ -349,13 +323,19 @@ class Journal:
         return 0, 0
 
     def confirm(self, cum, sel=(), bad=()):
-        """The backend has stored everything up to `cum`, and each of `sel` and `bad`.
+        """The backend has stored everything up to `cum`, and each of `sel`, of which it takes
+        those in `bad` for wrong.
 
         Moves the cursor. Raises JournalError for a number that was never given out.
         """
         highest = max(cum, max(sel) if sel else 0)
         if highest >= self.next_seq:
             raise JournalError("number %d was never given out" % highest)
+        for seq in bad:
+            if seq not in self.refused:
+                self.refused.append(seq)
+                self._refused_saved = False
+        del self.refused[:-_MOST_REFUSED]
         if cum > self.cursor:
             self.cursor = cum
         self._pass_over(sel)
@@ -366,16 +346,21 @@ class Journal:
             self.lost.discard(self.cursor)
 
     def save_cursor(self):
-        """Make the cursor durable, if it moved. Losing it costs a repeated delivery only."""
-        if self.cursor != self._saved_cursor:
-            try:
-                self._save_cursor()
-            except StoreError as error:
-                raise JournalError(str(error)) from None
+        """Make durable what is confirmed, if that changed. Losing it costs a repeated delivery
+        only."""
+        try:
+            self._save_cursor()
+        except StoreError as error:
+            raise JournalError(str(error)) from None
 
     def _save_cursor(self):
-        self._store.write_small("cursor", self.cursor.to_bytes(4, "little"))
-        self._saved_cursor = self.cursor
+        if not self._refused_saved:  # first: behind the cursor, nothing is asked for again
+            self._store.write_small(_REFUSED, b"".join(
+                [seq.to_bytes(4, "little") for seq in self.refused]))
+            self._refused_saved = True
+        if self.cursor != self._saved_cursor:
+            self._store.write_small("cursor", self.cursor.to_bytes(4, "little"))
+            self._saved_cursor = self.cursor
 
     def unconfirmed(self):
         """How many frames wait for the backend's confirmation."""

@@ -16,7 +16,7 @@ from evmeter.ledger.sectors import HEAD, ROOM, SECTOR, UNIT, Sectors, padded
 from evmeter.ledger.small_files import MOST, SmallFiles
 
 _MAGIC = b"EVJ1"
-_NAMES = ("cursor", "session")
+_NAMES = ("cursor", "session", "refused")
 _LEAST_SMALL = const(4)  # sectors
 _LEAST = const(8)
 _FRAME_MAGIC = const(0x5AA5)  # of ledger/journal.py
@@ -40,22 +40,15 @@ class RingStore:
         self._small = None
         self._base = 0  # the first sector of frames
         self._places = array("H")  # of the segments, from `_oldest` on, round
+        self._used = bytearray()  # bits: places that must not be erased
         self._oldest = 0
         self._newest = -1  # the place that was begun last
         self._counter = 0
         self._size = ROOM  # of the newest segment
         self._count = 0  # sectors of frames
         self.segments = []
+        self.capacity = 0  # one place less than there are: the next one may turn out worn
         self.damaged = 0
-
-    @property
-    def capacity(self):
-        """How many segments there is room for: places that a power cut spoiled, between the oldest
-        and the newest, are none until the ring comes round."""
-        if not self.segments:
-            return self._count
-        span = (self._newest - self._places[self._oldest]) % self._count + 1
-        return self._count - span + len(self.segments)
 
     def open(self):
         """Find what is on the flash. Raises StoreError where it holds no store."""
@@ -67,6 +60,7 @@ class RingStore:
                 raise StoreError("no ring of sectors, but a littlefs is there")
             self._base = _parts(sectors)
             self._count = sectors.count - self._base
+            self.capacity = self._count - 1
             self._small = SmallFiles(sectors, self._base, _NAMES)
             self._small.open()
             if self._small.blocks != sectors.count:
@@ -95,24 +89,58 @@ class RingStore:
                 newest, highest, latest = place, first, counter
             self._counter = max(self._counter, counter)
             firsts[place] = first
-        # the next to be begun: a power cut may have torn its erase
-        self.damaged += len(odd) - ((newest + 1) % count in odd)
-        self.segments = segments = []
-        for step in range(count):
-            place = (newest + 1 + step) % count
-            first = firsts[place]
-            if first and segments and first == segments[-1]:
-                # its first frame did not get there, and was written once more
-                self._give_back(self._places[len(segments) - 1])
-                segments.pop()
-            if first and (not segments or first > segments[-1]):
-                self._places[len(segments)] = place
-                segments.append(first)
-            elif first:
-                self.damaged += 1
         self._oldest = 0
         self._newest = newest
-        self._size = self._sectors.used(self._base + newest) if segments else ROOM
+        self._used = bytearray((count + 7) // 8)
+        self.segments = []
+        for step in range(count):
+            place = (newest + 1 + step) % count
+            if firsts[place]:
+                self._found(place, firsts[place])
+        following = self._next_free(newest)
+        for place in odd:
+            if place != following:  # there, a power cut may have torn an erase
+                self.damaged += 1
+                self._pass_over(place)
+        self._size = self._sectors.used(self._base + newest) if self.segments else ROOM
+
+    def _found(self, place, first):
+        """Put a segment in its place in the order. Going round from behind the newest, only one
+        that was kept longer than others is not the last so far."""
+        segments, places = self.segments, self._places
+        at = len(segments)
+        while at and segments[at - 1] > first:
+            at -= 1
+        if at and segments[at - 1] == first:
+            # its first frame did not get there, and was written once more
+            self._give_back(places[at - 1])
+            places[at - 1] = place
+        else:
+            for index in range(len(segments), at, -1):
+                places[index] = places[index - 1]
+            places[at] = place
+            segments.insert(at, first)
+        self._mark(place, True)
+
+    def _mark(self, place, used):
+        bit = 1 << (place & 7)
+        self._used[place >> 3] = self._used[place >> 3] & ~bit | (bit if used else 0)
+
+    def _is_used(self, place):
+        return self._used[place >> 3] & 1 << (place & 7)
+
+    def _pass_over(self, place):
+        """A damaged or worn place is not begun until the ring comes round."""
+        self._mark(place, True)
+        self.capacity -= 1
+
+    def _next_free(self, place):
+        """The next place behind `place` that can be begun, or -1."""
+        for _ in range(self._count):
+            place = (place + 1) % self._count
+            if not self._is_used(place):
+                return place
+        return -1
 
     def _first_frame(self, block):
         """The number of a sector's first frame where the header is damaged; 0: none is whole."""
@@ -157,22 +185,29 @@ class RingStore:
         raise StoreError("a frame was not written (error %s)" % code)
 
     def _advance(self, seq):
-        """Begin the next sector; one that cannot be erased is passed over."""
+        """Begin the next sector; where the first one cannot be erased, the one behind it."""
         code = 0
-        for step in (1, 1, 2, 2):
-            place = (self._newest + step) % self._count
-            if self.segments and place == self._places[self._oldest]:
+        worn = -1
+        place = self._next_free(self._newest)
+        for failures in range(1, 5):
+            if place < 0:
                 raise StoreError("the journal is full")
             try:
                 self._sectors.begin(self._base + place, _MAGIC, self._counter + 1, seq)
             except OSError as error:
                 code = error.args[0]
+                if failures == 2:
+                    worn = place
+                    place = self._next_free(place)
                 continue
+            if worn >= 0:
+                self._pass_over(worn)
             if self.segments and self.segments[-1] == seq:
                 self._give_back(self._newest)  # its first frame could not be written
                 self.segments.pop()
             self._places[(self._oldest + len(self.segments)) % self._count] = place
             self.segments.append(seq)
+            self._mark(place, True)
             self._counter += 1
             self._newest = place
             self._size = 0
@@ -186,6 +221,7 @@ class RingStore:
     def set_aside(self, first):
         """Take the newest segment, which holds no frame at all, out of the journal's way. It stays
         as it is until the ring comes round."""
+        self._mark(self._block(first) - self._base, False)
         self.segments.remove(first)
         self._size = ROOM
 
@@ -204,13 +240,31 @@ class RingStore:
                              % (first, error.args[0])) from None
         return length
 
-    def drop_oldest(self):
-        """Give the oldest segment's flash back."""
-        self._give_back(self._places[self._oldest])
-        self.segments.pop(0)
-        self._oldest = (self._oldest + 1) % self._count
+    def drop(self, first):
+        """Give a segment's flash back; going round, the next sectors are begun there."""
+        places, oldest, count = self._places, self._oldest, self._count
+        index = self.segments.index(first)
+        place = places[(oldest + index) % count]
+        self._give_back(place)
+        for at in range(oldest + index, oldest, -1):  # those that are kept longer
+            places[at % count] = places[(at - 1) % count]
+        self.segments.pop(index)
+        self._oldest = (oldest + 1) % count
+        place = (place + 1) % count
+        while self._is_used(place) and not self._is_held(place):  # passed over before
+            self._mark(place, False)
+            self.capacity += 1
+            place = (place + 1) % count
+
+    def _is_held(self, place):
+        """Whether a segment of the journal is there."""
+        for at in range(self._oldest, self._oldest + len(self.segments)):
+            if self._places[at % self._count] == place:
+                return True
+        return False
 
     def _give_back(self, place):
+        self._mark(place, False)
         for _ in range(2):
             try:
                 self._sectors.give_back(self._base + place)

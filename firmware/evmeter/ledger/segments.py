@@ -64,7 +64,7 @@ class SegmentStore:
         fs.mkdir("/s")
         # Created here once: the first creation of a file is two commits, and a cut between them
         # leaves an empty file.
-        for name in ("cursor", "session"):
+        for name in ("cursor", "session", "refused"):
             with fs.open("/" + name, "wb") as file:
                 file.write(b"")
 
@@ -134,14 +134,14 @@ class SegmentStore:
             raise StoreError("segment %d cannot be read (error %s)"
                              % (first, error.args[0])) from None
 
-    def drop_oldest(self):
-        """Give the oldest segment's flash back."""
+    def drop(self, first):
+        """Give a segment's flash back."""
         try:
-            self._fs.remove(self._path(self.segments[0]))
+            self._fs.remove(self._path(first))
         except OSError as error:
             self.open()
             raise StoreError("a segment cannot be removed (error %s)" % error.args[0]) from None
-        self.segments.pop(0)
+        self.segments.remove(first)
 
     def read_small(self, name):
         """The bytes of a small file, or None where it is empty, missing or damaged."""

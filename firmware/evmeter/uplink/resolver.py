@@ -154,7 +154,8 @@ class Resolver:
     written inside `quiet` (Ledger.quiet).
     """
 
-    def __init__(self, servers, nvs=None, quiet=None, sockets=socket, urandom=os.urandom, port=_PORT):
+    def __init__(self, servers, nvs=None, quiet=None, sockets=socket, urandom=os.urandom,
+                 port=_PORT):
         self._servers = servers
         self._port = port
         self._nvs = nvs

@@ -37,7 +37,7 @@ def _power_cut(ring):
         from evmeter_tools.faults import power_cut
         from evmeter_tools.faults.life import stores
 
-        more = {"appends": 24, "each": 3 if ring else 13} if short else {}
+        more = {"appends": 40 if ring else 24, "each": 3 if ring else 13} if short else {}
         if ring and not short:
             more["appends"] = 640  # it has a fifth of littlefs' operations
         return power_cut.power_cut(trials, progress=progress, stores=stores(ring), **more)

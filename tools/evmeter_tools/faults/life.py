@@ -14,6 +14,7 @@ from evmeter_tools.faults.ram_flash import BLOCK_BYTES, RamFlash
 _RESERVE = 6
 _HEADER = "<HHIB16s"  # of a frame, ledger/journal.py
 _FRAME_BYTES = 29  # around the payload
+_REFUSED = (9, 24)  # by the backend
 _LATER = 9  # behind the last known frame, a wrong design may believe in millions
 
 
@@ -129,13 +130,14 @@ class Device:
 
 
 class Told:
-    """What the device's other side may rely on: numbers given out, what was confirmed, and what
-    each small file may hold: {name: bodies}, several of them from a write on that was not
-    acknowledged."""
+    """What the device's other side may rely on: numbers given out, what was confirmed, what of it
+    was refused and is to be kept, and what each small file may hold: {name: bodies}, several of
+    them from a write on that was not acknowledged."""
 
     def __init__(self, other=None):
         self.last = other.last if other else 0
         self.confirmed = other.confirmed if other else 0
+        self.refused = list(other.refused) if other else []
         self.small = dict(other.small) if other else {}
 
     def saving(self, name, body):
@@ -176,10 +178,16 @@ class Life:
         told.confirmed = max(told.confirmed, told.last - 4)
         if told.confirmed == self.journal.cursor:
             return
-        self.journal.confirm(told.confirmed)
+        refused = [seq for seq in _REFUSED if self.journal.cursor < seq <= told.confirmed]
+        self.journal.confirm(told.confirmed, refused, refused)
+        if refused:
+            told.saving("refused", b"".join(seq.to_bytes(4, "little")
+                                            for seq in self.journal.refused))
         told.saving("cursor", told.confirmed.to_bytes(4, "little"))
         self.journal.save_cursor()
-        told.saved("cursor")
+        for name in ("refused", "cursor") if refused else ("cursor",):
+            told.saved(name)
+        told.refused += refused
 
     def work(self, told, appends):
         """Open, append, checkpoint, confirm; ends early at the cut."""
@@ -202,14 +210,23 @@ def wrong_small(life, told):
             if life.store.read_small(name) not in bodies]
 
 
+def _is_held(life, seq):
+    """Whether a confirmed frame is in the newer part, in which no segment was given back."""
+    segments = life.store.segments
+    kept = sum(1 for first in segments if first <= max(life.journal.refused, default=0))
+    return kept < len(segments) and seq >= segments[kept]
+
+
 def wrong_frames(life, told):
     """Frames that read as something else than was written, and those that should be there and
     cannot be read: ([texts], [texts])."""
     journal = life.journal
     buffer = bytearray(frames.MAX_PAYLOAD)
     corrupt, missing = [], []
-    first = min(told.confirmed + 1, life.store.segments[0] if life.store.segments else 1)
+    first = min([told.confirmed + 1, *life.store.segments[:1], *told.refused])
     for seq in range(max(1, first), min(journal.next_seq, told.last + _LATER)):
+        if seq <= told.confirmed and seq not in told.refused and not _is_held(life, seq):
+            continue
         try:
             _, length = journal.read(seq, buffer)
             if bytes(buffer[:length]) != payload(seq):
@@ -224,8 +241,13 @@ def chain_faults(life):
     """Where a number is missing or doubled, or a frame does not follow the one before it."""
     wrong = []
     before = None
+    begun = 0
     unit = life.store.unit
     for first in life.store.segments:
+        if before and first > before[0] and any(
+                begun <= seq < before[0] for seq in life.journal.refused):
+            before = None  # that one was kept, what lay between was given back
+        begun = first
         data = bytearray(BLOCK_BYTES)
         length = life.store.read(first, 0, data, len(data))
         at = 0

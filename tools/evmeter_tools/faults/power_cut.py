@@ -3,9 +3,9 @@
 
 power-cut: the power goes at every program and erase of the flash and before every write of the
 second store, with the operation torn in several ways; then once more while the next boot recovers.
-A violation is an acknowledged record that is lost or another, a number given out twice, a fault
-reported that is none, a small file that is neither old nor new, and on the ring a program over
-bytes that are not blank.
+A violation is an acknowledged record that is lost or another, a number given out twice, a refused
+record that is given back before others, a fault reported that is none, a small file that is
+neither old nor new, and on the ring a program over bytes that are not blank.
 
 bit-rot: single bits of the image flip. A violation is a corrupt payload that is accepted, a number
 given out twice, or an exception other than JournalError.
@@ -198,6 +198,13 @@ class _NothingSetAside(Journal):
         return found
 
 
+class _OldestFirst(Journal):
+    """A wrong design: what the backend has refused is given back like all else."""
+
+    def _holds_refused(self, index):
+        return False
+
+
 class _OneSmallSector(RingStore):
     """A wrong design: the small files have one sector, erased when it is full."""
 
@@ -223,7 +230,7 @@ class _LengthOnly(Journal):
 _WRONG = {
     "": [Device(OnLittlefs(), design) for design in (_HeadFirst, _NoHead, _NoTakeOver)],
     "-ring": [Device(OnRing(), design) for design in (_HeadFirst, _NoTakeOver, _NothingSetAside,
-                                                      _LengthOnly)]
+                                                      _LengthOnly, _OldestFirst)]
     + [Device(OnRing(design)) for design in (_OneSmallSector,)],
 }
 _ROTTEN = {

@@ -116,10 +116,11 @@ class Store:
         buffer[:len(piece)] = piece
         return len(piece)
 
-    def drop_oldest(self):
+    def drop(self, first):
         """As SegmentStore."""
         self._power.use()
-        del self.data[self.segments.pop(0)]
+        self.segments.remove(first)
+        del self.data[first]
 
     def read_small(self, name):
         """As SegmentStore."""
