@@ -106,3 +106,23 @@ def test_the_newest_frames_missing_are_told_by_the_second_store(tmp_path):
     device.append()
     assert _scan(tmp_path, image, None).ok
     assert "another than the second store says" in _texts(_scan(tmp_path, image, device.nvs))
+
+
+@pytest.mark.parametrize("refused", [(), (4, 31)])
+def test_what_was_kept_because_the_backend_refused_it_is_no_gap(tmp_path, refused):
+    device = _Device(40)
+    device.journal.confirm(38, (4, 31), refused)
+    for _ in range(160):
+        device.append()
+        device.journal.confirm(device.journal.next_seq - 2)
+    device.journal.save_cursor()
+    image = bytes(device.flash.image)
+    report = _scan(tmp_path, image, device.nvs)
+    assert report.ok, _texts(report)
+    seqs = [entry.seq for entry in report.entries]
+    assert set(refused) == {4, 31} & set(seqs)
+    assert ("the backend refused them: 4" in _texts(report)) == bool(refused)
+    if refused:  # without the list of them, they could have been taken out
+        device.journal._store.write_small("refused", b"")
+        report = _scan(tmp_path, bytes(device.flash.image), device.nvs)
+        assert not report.ok and "are missing" in _texts(report)

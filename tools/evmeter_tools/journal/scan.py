@@ -59,6 +59,7 @@ class Report:
     """All that was found: entries in the journal's order, faults, notes, the small files.
 
     cursor    newest frame that the backend has confirmed, None where that is not stored
+    refused   confirmed frames that the backend called bad: the device keeps them longest
     session   the open session's checkpoint (session.Session), None where there is none
     ended_unix_ms   when the last session ended, where the checkpoint tells of no open one
     salvaged  whether the entries come from a search of the raw flash, not from files
@@ -69,6 +70,7 @@ class Report:
     faults: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     cursor: int | None = None
+    refused: tuple = ()
     session: object = None
     ended_unix_ms: int | None = None
     salvaged: bool = False
@@ -238,6 +240,8 @@ def _small_files(files, report):
             report.faults.append(Fault(
                 "more frames are confirmed than are there: the newest are lost", "/cursor",
                 expected="at most %d" % newest, found=str(report.cursor)))
+    body = _small(files, "refused", report) or b""
+    report.refused = struct.unpack("<%dI" % (len(body) // 4), body[: len(body) // 4 * 4])
     body = _small(files, "session", report)
     if body is not None and len(body) != _END_BYTES:
         report.session = unpack(body)
@@ -341,6 +345,21 @@ def _segments(image, report):
                                        str(first.seq)))
 
 
+def _kept_over(before, entry, report):
+    """Whether frames are missing between two entries because those before them were kept longer:
+    the device gives confirmed ones back, and a segment with a refused one last."""
+    if (before is None or before.file == entry.file
+            or not before.seq + 1 < entry.seq <= (report.cursor or 0) + 1):
+        return False
+    kept = [str(other.seq) for other in report.entries
+            if other.file == before.file and other.seq in report.refused]
+    if kept:
+        report.notes.append("frames %d to %d are confirmed and gone; kept before them, because "
+                            "the backend refused them: %s"
+                            % (before.seq + 1, entry.seq - 1, ", ".join(kept)))
+    return bool(kept)
+
+
 def scan(image, nvs=None):
     """Judge an `image.Image`; return a `Report`. `nvs`: the second store, where it is at hand."""
     report = Report(image.name, faults=[Fault(text) for text in image.faults])
@@ -353,7 +372,8 @@ def scan(image, nvs=None):
     before = None
     for entry in report.entries:
         report.faults += _said(entry)
-        report.faults += _follows(before, entry)
+        if not _kept_over(before, entry, report):
+            report.faults += _follows(before, entry)
         before = entry
     if nvs is not None:
         _second_store(nvs, report)
