@@ -92,3 +92,26 @@ def test_a_checkpoint_lost_is_rebuilt_from_the_begin_record():
     assert close["gap_mwh"] == close["energy_mwh"]  # nothing of it is proven to be charged on
     assert abs(close["dur_s"] - 76) <= close["dur_pm_s"] == 3
     assert machine.CLOSE in again.names()
+
+
+def test_a_clock_that_was_set_in_the_session_is_told_in_its_record_after_reboots_too():
+    for steps, cause, marked in (((), "power-on", False), ((1,), "power-on", True),
+                                 ((1,), "watchdog", True), ((2,), "power-on", True)):
+        board = FakeBoard()
+        device = Device(board)
+        device.run(1000, PILOT_A)
+        device.clock.steps = 1 if 2 in steps else 0  # before the session: no matter
+        device.run(5000, PILOT_C, 7200)
+        if steps:
+            device.clock.steps += 1
+        device.run(1000)  # long before the next checkpoint is due
+        register_mwh = device.meter.register_mwh
+        if cause == "power-on":
+            board.cut_power()
+        board.reset_cause = cause
+        again = Device(board, START_UNIX_MS + 12000, register_mwh)
+        again.run(3000, PILOT_C, 7200)
+        again.run(2000, PILOT_A)
+        assert again.names().count("resume") == 1
+        record = dict(again.each())["complete"]["ocmf"]
+        assert record.count('"EF":"t"') == marked, (steps, cause, record)

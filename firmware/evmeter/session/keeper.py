@@ -30,7 +30,6 @@ class SessionKeeper(OpenSession):
         self._alarms = alarms
         self._queue = []
         self.ended_unix_ms = 0
-        self._steps = 0  # of the clock, at the session's begin or the boot
         self.refused = ""
         self.on_edge = None  # called with ("B" or "E", session id, user) once the record is kept
         self.alive = None
@@ -271,7 +270,7 @@ class SessionKeeper(OpenSession):
         billable = (letter == "G" and not session.spoiled and energy_mwh >= 0
                     and energy_mwh >= _BILLABLE_STEPS * self.step_mwh)
         errors = "" if letter == "G" else "E"
-        if self.clock.steps != self._steps:  # begin and end are dated by different clocks
+        if session.stepped or self.clock.steps != self._steps:
             errors += "t"
         readings = (
             (session.begin_unix_ms, session.begin_quality, "B", session.begin_mwh, "", "G"),

@@ -30,6 +30,7 @@ class Session:
         self.jump_mwh = 0  # by so much the register went on from elsewhere inside the session
         self.meter = 0  # CRC-32 of the meter's serial number
         self.charged = False
+        self.stepped = False  # its clock was set by over a minute: begin and end are of two clocks
         self.spoiled = ""  # why the session cannot be billed, if so
         # Ordered from outside (orders.py), and T readings in tariff records: in the journal, not
         # in the checkpoint
@@ -45,7 +46,7 @@ class Session:
         """The checkpoint: 70 bytes."""
         return struct.pack(
             _FORMAT, _VERSION, (1 if self.charged else 0) | (2 if self.spoiled else 0)
-            | (4 if self.exchanged() else 0),
+            | (4 if self.exchanged() else 0) | (8 if self.stepped else 0),
             self.begin_seq, self.page, self.begin_mwh, self.begin_unix_ms,
             ord(self.begin_quality), self.last_mwh, self.last_unix_ms, ord(self.last_quality),
             self.gap_mwh, self.duration_s, self.duration_pm_s, self.meter, self.jump_mwh)
@@ -65,6 +66,7 @@ def unpack(body):
     session.begin_quality = chr(begin)
     session.last_quality = chr(last)
     session.charged = bool(flags & 1)
+    session.stepped = bool(flags & 8)
     if flags & 2:
         session.spoiled = "meter exchanged" if flags & 4 else "register not continuous"
     return session
