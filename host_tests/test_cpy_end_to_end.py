@@ -83,9 +83,9 @@ class _Play:
 class _Watched(HostDevice):
     """Runs the firmware with a look at each write of its flash."""
 
-    def _command(self, script):
+    def command(self, script):
         watch = Path(__file__).parent / "watch_flash.py"
-        return super()._command(watch if script.name == "main.py" else script)
+        return super().command(watch if script.name == "main.py" else script)
 
 
 def _writes_well(log, store):
@@ -101,8 +101,8 @@ def _writes_well(log, store):
     ("micropython", "ring"), ("micropython", "littlefs"), ("cpython", "ring")])
 def test_a_session_broken_by_a_power_cut_goes_on_with_its_gap_declared(tmp_path, interpreter,
                                                                        store):
-    with Bench(tmp_path, "demo-0001", interpreter=interpreter, store=store,
-               checkpoint_s=5) as bench:
+    with Bench(tmp_path, "demo-0001", interpreter=interpreter, checkpoint_s=5,
+               config={"journal": {"store": store}}) as bench:
         bench.device = _Watched(bench.folder, interpreter)
         play = _Play(bench)
         play.start(1)
@@ -210,7 +210,7 @@ def test_after_ten_short_lives_the_device_meters_before_all_else(tmp_path):
     ("ring", None, "something else"), ("littlefs", None, "something else")])
 def test_a_foreign_or_damaged_journal_is_told_and_kept_and_metering_goes_on(tmp_path, store, laid,
                                                                             said):
-    with Bench(tmp_path, "demo-0001", store=laid or store) as bench:
+    with Bench(tmp_path, "demo-0001", config={"journal": {"store": laid or store}}) as bench:
         flash = tmp_path / "flash.img"
         if laid:
             config = json.loads((tmp_path / "config.json").read_text())
@@ -232,7 +232,7 @@ def test_a_foreign_or_damaged_journal_is_told_and_kept_and_metering_goes_on(tmp_
         play.until(lambda: play.watch.telemetry)
         first_mwh = play.watch.telemetry["e_mwh"]
         play.until(lambda: play.watch.telemetry["e_mwh"] > first_mwh + 3000)
-        assert {"JOURNAL", "SESSION_REFUSED"} <= set(play.watch.status["al"])
+        assert {"JOURNAL_FAULT", "SESSION_REFUSED"} <= set(play.watch.status["al"])
         assert play.watch.telemetry["q"] == "G" and not play.watch.events
         bench.device.watchdog_reset()
         with pytest.raises(UserError, match="the flash holds %s, which was left" % said):

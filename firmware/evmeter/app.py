@@ -166,7 +166,7 @@ class App:
         self.safe = short >= _SAFE_LIVES
         return boots, short + 1
 
-    def _watch_life(self):
+    async def _watch_life(self):
         """The count of short lives, once this one is none."""
         lived_ms = self.clock.mono_ms()
         short = self._short_lives
@@ -175,22 +175,23 @@ class App:
         elif lived_ms >= _SHORT_LIFE_MS:
             short = _SAFE_LIVES - 1  # one more, and it is safe at once
         if short != self._short_lives:
-            self.forgive(short)
+            await self.forgive(short)
 
     async def _keep_alarms(self):
         """What nobody has acknowledged is shown again after a reboot."""
         unseen = self.alarms.unseen()
         if unseen != self._unseen:
-            async with self.poll.bus_idle:
+            async with self.ledger.quiet:
                 self._unseen = unseen
                 self.board.nvs.set_i32(_UNSEEN_KEY, unseen)
                 self.board.nvs.commit()
 
-    def forgive(self, short=0):
+    async def forgive(self, short=0):
         """So many short lives count from now on."""
         self._short_lives = short
-        self.board.nvs.set_i32("short", short)
-        self.board.nvs.commit()
+        async with self.ledger.quiet:
+            self.board.nvs.set_i32("short", short)
+            self.board.nvs.commit()
 
     def _open_journal(self):
         try:
@@ -437,7 +438,7 @@ class App:
             await asyncio.sleep_ms(_HOUSEKEEPING_MS)
             round_ += 1
             self.supervisor.check_in("books", _SESSION_LIVES_MS)
-            self._watch_life()
+            await self._watch_life()
             await self._keep_alarms()
             self._watch_signer()
             if self.journal.ready:

@@ -42,7 +42,7 @@ class OpenSession:
         self.booted = False  # whether it is settled what was open before
         self._checkpoint_ms = config["session"]["checkpoint_s"] * 1000
         self._saved_ms = 0
-        self._steps = 0  # of the clock, as far as the session knows of them
+        self._steps = 0  # of the clock, as far as the checkpoint knows of them
         self._told = []  # what progress says, until it is durable
         self._meter_events = []
         self._jumped_ms = 0
@@ -183,14 +183,13 @@ class OpenSession:
 
     def _update(self):
         session = self.session
+        if self.clock.steps != self._steps:
+            session.stepped = True
         if self.started_ms is None:  # it has ended
             return
         register_mwh = self.register_mwh()
         if register_mwh is not None and register_mwh > session.last_mwh:
             session.last_mwh = register_mwh
-        if self.clock.steps != self._steps:
-            self._steps = self.clock.steps
-            session.stepped = True
         session.last_unix_ms, session.last_quality = self.clock.now()
         passed_s = (self.clock.mono_ms() - self.started_ms) // 1000
         session.duration_s += passed_s
@@ -208,6 +207,7 @@ class OpenSession:
     async def checkpoint(self):
         self._update()
         self._saved_ms = self.clock.mono_ms()
+        self._steps = self.clock.steps
         body = self.session.pack()
         self.board.rtc_memory(body)
         await self.ledger.save("session", body)

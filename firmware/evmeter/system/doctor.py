@@ -69,7 +69,7 @@ class Doctor:
         finally:
             for task in self._tasks:
                 task.cancel()
-        app.forgive()
+        await app.forgive()
         self._heap()
 
     def _start(self, function):

@@ -23,7 +23,6 @@ _MAGIC = struct.pack("<H", frames._MAGIC)
 _OVERHEAD = frames._OVERHEAD
 _HEADER_BYTES = frames._HEADER_BYTES
 _SEGMENT = re.compile(r"/s/(\d{8})", re.ASCII)
-_END_BYTES = 8  # of a checkpoint without a session: when the last one ended
 _BAD = re.compile(r"/s/\d{8}\.bad", re.ASCII)
 
 
@@ -243,7 +242,7 @@ def _small_files(files, report):
     body = _small(files, "refused", report) or b""
     report.refused = struct.unpack("<%dI" % (len(body) // 4), body[: len(body) // 4 * 4])
     body = _small(files, "session", report)
-    if body is not None and len(body) != _END_BYTES:
+    if body is not None:
         report.session = unpack(body)
         report.ended_unix_ms = unpack_end(body)
         if report.session is None and report.ended_unix_ms is None:
