@@ -255,7 +255,7 @@ class SessionKeeper(OpenSession):
         session = self.session
         # Neither a late begin reading nor a clock that was set may turn time back in a record.
         end_unix_ms = max(end_unix_ms, session.begin_unix_ms)
-        await self.tell()
+        await self.tell(True)
         changes = ()
         fields = {}
         if self.split:

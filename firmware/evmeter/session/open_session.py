@@ -11,6 +11,7 @@ from evmeter.session.session import METER_KEY
 
 _MOST_QUEUED = const(64)
 _USER_MS = const(300000)
+_THIN_PERCENT = const(25)  # with less of the journal free, events of a kind come once a minute
 
 
 class OpenSession:
@@ -44,6 +45,7 @@ class OpenSession:
         self._saved_ms = 0
         self._steps = 0  # of the clock, as far as the checkpoint knows of them
         self._told = []  # what progress says, until it is durable
+        self._thinned = None  # what of it waits, where the journal's room runs out (thin.py)
         self._meter_events = []
         self._jumped_ms = 0
         self._user = None  # identified before the session began, and until when that counts
@@ -164,18 +166,40 @@ class OpenSession:
                 await self.save_meter()
 
     def untold(self):
-        return self._meter_events or self._told or (self.split and self.split.unwritten)
+        return (self._meter_events or self._told or (self.split and self.split.unwritten)
+                or (self._thinned and self._thinned.due(self.clock.mono_ms())))
 
-    async def tell(self):
-        """Write what happened in the session, before what comes next."""
+    async def tell(self, last=False):
+        """Write what happened in the session, before what comes next; `last`: it ends."""
         await self.tell_meter_events()
         while self._told:
             name, at_ms, reason = self._told[0]
-            await self.event(name, at_ms, {"why": reason})
+            if not self._waits(name, at_ms, reason):
+                await self.event(name, at_ms, {"why": reason})
             self._told.pop(0)
+        if self._thinned:
+            await self._tell_thinned(last)
         while self.split and self.split.unwritten:
             await self.event(self.splits.EVENT, self.clock.mono_ms(), self.split.unwritten[0])
             self.split.unwritten.pop(0)
+
+    def _waits(self, name, at_ms, reason):
+        if self.journal.free_percent() >= _THIN_PERCENT:
+            return False
+        if not self._thinned:
+            from evmeter.session.thin import Thinned
+
+            self._thinned = Thinned()
+        return self._thinned.holds(name, (at_ms, reason), self.clock.mono_ms())
+
+    async def _tell_thinned(self, last):
+        while True:
+            name = self._thinned.due(self.clock.mono_ms(), last)
+            if not name:
+                break
+            at_ms, fields = self._thinned.held(name)
+            await self.event(name, at_ms, fields)
+            self._thinned.written(name, self.clock.mono_ms())
 
     def checkpoint_due(self):
         return (self.clock.mono_ms() - self._saved_ms >= self._checkpoint_ms
