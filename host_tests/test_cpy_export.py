@@ -80,6 +80,13 @@ def test_research_rows_are_rounded_verified_sessions():
     assert research.intervals({"d-1": unknown}, KEY, *EVER).rows == []
 
 
+def test_an_export_of_nothing_has_its_columns(tmp_path):
+    research.write([research.sessions({}, KEY, *EVER), research.intervals({}, KEY, *EVER)],
+                   tmp_path)
+    relation = duckdb.read_parquet(str(tmp_path / "sessions.parquet"))
+    assert "energy_mwh" in relation.columns and relation.fetchall() == []
+
+
 def test_the_key_is_made_once_and_for_its_owner_alone(tmp_path):
     path = tmp_path / "keys" / "research.key"
     with pytest.raises(UserError, match="--new-key"):

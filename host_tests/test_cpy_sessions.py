@@ -8,6 +8,7 @@ import pytest
 
 from evmeter_tools.backend import messages
 from evmeter_tools.backend.store import Entry, Store
+from evmeter_tools.export.nevi import nevi
 from evmeter_tools.insight import uptime
 from evmeter_tools.insight.facts import device_facts, load
 from evmeter_tools.insight.local import LocalTime
@@ -221,18 +222,48 @@ def test_alarms_tell_of_outages_and_refused_attempts():
         uptime.Outage("d-1", 0, 60, "offline"), uptime.Outage("d-1", 90, 100, "fault")]
 
 
+HOSTILE = [
+    b"", b"[]", b"{", b'{"ts": "x"}', b'{"ev": "boot", "ts": 1, "out_mwh": "1"}',
+    b'{"ev": "boot", "ts": 1%s}' % (b"0" * 40), b'{"ev": "boot", "ts": -5}', b'{"ts": 1e400}',
+    b'{"ev": "resume", "ts": 5, "gap_mwh": [], "off_ms": {}}',
+    b'{"ev": "close", "ts": 5, "by": [1], "dur_s": "x", "cost": 1.5, "cur": 5}',
+    b'{"ev": "charging", "ts": 4294967295}', b'{"ev": {}, "ts": 1}',
+    b'{"ts": 1, "t0": 900%s, "len": 900, "d_mwh": 1, "p_max_mw": 1}' % (b"0" * 30),
+    b'{"ts": 1, "t0": 900, "len": 999999999999, "d_mwh": 1, "p_max_mw": 1}',
+    b'{"ts": 1, "t0": 901, "len": 900, "d_mwh": 1, "p_max_mw": 1}',
+    b'{"ts": 1, "t0": 900, "len": 0, "d_mwh": 1, "p_max_mw": 1}',
+    b'{"ts": 1, "t0": 900, "len": 900, "d_mwh": 1%s, "p_max_mw": 1}' % (b"0" * 30),
+    b'{"ts": 1, "t0": 900, "len": 900, "d_mwh": 1.5, "p_max_mw": true}',
+    b'{"ev": "alarm", "ts": 9, "code": "METER_LOST", "act": true, "on_ts": 1%s}' % (b"0" * 30),
+    b'{"ev": "alarm", "ts": 9, "code": {}, "act": "x", "on_ts": "y", "n": 1%s}' % (b"0" * 30),
+]
+
+
 def test_what_is_no_message_breaks_nothing():
+    """Events and intervals are not signed: whoever has a device's log-in can send any."""
     device = SampleDevice("d-1", BEGIN_MS).plug().charge(900, 4000).unplug()
-    bad = [b"", b"[]", b"{", b'{"ts": "x"}', b'{"ev": "boot", "ts": 1, "out_mwh": "1"}']
+    true = facts_of(device)
 
     def spoil(rows):
-        more = [Entry("d-1", device.key_id, 10_000 + at, stream, rows[-1].sid, "boot", payload,
-                      "bad", "no record of a known kind")
-                for at, payload in enumerate(bad) for stream in ("evt", "log")]
+        more = [Entry("d-1", device.key_id, 10_000 + at, stream, sid, kind, payload)
+                for sid in (rows[-1].sid, "", "another")
+                for at, payload in enumerate(HOSTILE)
+                for stream, kind in (("evt", "boot"), ("evt", "alarm"), ("ivl", "ivl"),
+                                     ("log", "key_change"), ("rec", "complete"))
+                if stream != "rec" or sid != rows[-1].sid]
         return rows + [SimpleNamespace(received_at=0, **vars(entry)) for entry in more]
 
-    session, = facts_of(device, spoil).sessions
+    own = facts_of(device, spoil)
+    session = next(session for session in own.sessions if session.sid == "d-1-000001")
     assert session.energy_mwh == 1_000_000 and session.billable
+    assert session.stop_ms == true.sessions[0].stop_ms
+    assert sum(phase.stop_ms - phase.start_ms for phase in session.phases) == session.occupied_ms
+    assert own.intervals == true.intervals
+    view = View(LocalTime("Europe/Berlin"), BEGIN_MS - 10**7, BEGIN_MS + 10**8,
+                {"d-1": 11_000_000})
+    for name in REPORTS:
+        assert report(name, {"d-1": own}, view).csv()
+    assert nevi({"d-1": own}, "2026Q3", LocalTime("UTC"))
 
 
 def test_the_store_gives_the_same(tmp_path):

@@ -29,7 +29,7 @@ _OperatorFile = Annotated[Path | None, typer.Option(
 
 def _load(db):
     store = open_store(db)
-    facts = load(store)
+    facts = load(store, records=False)
     quarantined = [row.device for row in store.quarantined()]
     store.close()
     if not facts:

@@ -9,6 +9,10 @@ from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 
 REFUSED = "SESSION_REFUSED"
 _MOST_ONSETS = 1000  # that one event can tell of
+_LAST_S = 2**32  # the contract's times are before
+_LONGEST_S = 7 * 86400  # an interval, joined ones too
+_QUARTER_S = 900
+_MOST = 2**50  # mWh or mW
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def _one_key(facts, key_id, pairs, times, alive_ms, open_alarms):
     for row, message in pairs:
         kind = row.stream, row.verdict
         facts.by_stream[kind] = facts.by_stream.get(kind, 0) + 1
-        if whole(message, "ts") is None:
+        if not 0 <= whole(message, "ts", -1) < _LAST_S:
             continue
         when = times.get(row.seq)
         at_ms = when.unix_ms if when else message["ts"] * 1000
@@ -123,38 +127,50 @@ def _one_key(facts, key_id, pairs, times, alive_ms, open_alarms):
             _alarm(facts, message, at_ms, open_alarms, counts)
         if row.verdict == "ok" and whole(message, "out_mwh"):
             facts.outside.append((at_ms, message["out_mwh"]))
-        if row.stream == "ivl" and row.verdict == "ok" and None not in (
-                whole(message, name) for name in ("t0", "len", "d_mwh", "p_max_mw")):
-            facts.intervals.append(Interval(
-                facts.device, message["t0"], message["len"], message["d_mwh"],
-                message["p_max_mw"], str(message.get("q"))))
+        if row.stream == "ivl" and row.verdict == "ok":
+            facts.intervals += _interval(facts.device, message)
         if row.stream == "rec" and message.get("tq") != "U":
             facts.latency_ms.append(max(0, row.received_at - message["ts"] * 1000))
         last_ms = at_ms
+
+
+def _interval(device, message):
+    """The Interval of a message in a list, which is empty where it is none: nobody signs them."""
+    start_s, length_s, energy_mwh, peak_mw = (
+        whole(message, name, -_MOST) for name in ("t0", "len", "d_mwh", "p_max_mw"))
+    if (not 0 <= start_s < _LAST_S or start_s % _QUARTER_S or not 0 < length_s <= _LONGEST_S
+            or max(abs(energy_mwh), abs(peak_mw)) >= _MOST):
+        return []
+    return [Interval(device, start_s, length_s, energy_mwh, peak_mw, str(message.get("q"))[:8])]
 
 
 def _alarm(facts, message, at_ms, open_alarms, counts):
     """Take an alarm's event. Changes in quick succession share one; `n` counts onsets since the
     boot."""
     code, count = str(message.get("code"))[:32], whole(message, "n", 0)
+    on_s = min(max(0, whole(message, "on_ts", at_ms // 1000)), at_ms // 1000)
     onsets = min(max(0, count - counts.get(code, 0)), _MOST_ONSETS)
     counts[code] = max(count, counts.get(code, 0))
     if code == REFUSED:
         facts.refused += [at_ms] * onsets
     if message.get("act") is True:
-        open_alarms.setdefault(code, whole(message, "on_ts", at_ms // 1000))
+        open_alarms.setdefault(code, on_s)
     elif code in open_alarms:
         facts.alarms.append((code, open_alarms.pop(code), at_ms // 1000))
     elif onsets:
-        facts.alarms.append((code, whole(message, "on_ts", at_ms // 1000), at_ms // 1000))
+        facts.alarms.append((code, on_s, at_ms // 1000))
 
 
-def load(store, devices=None, until_ms=None):
-    """{device: DeviceFacts} of a Store, for these devices or all that have a key."""
-    trusted = store.trusted()
-    names = sorted({device for device, _ in trusted}) if devices is None else devices
-    return {name: device_facts(
-        name, store.rows(name),
-        {key: spki for (device, key), spki in trusted.items() if device == name}, until_ms)
-        for name in names}
+def load(store, devices=None, until_ms=None, records=True):
+    """{device: DeviceFacts} of a Store, for these devices or all that have a key. Only what bills
+    needs the sessions' `records`, which take most of the room."""
+    keys = {}
+    for (device, key_id), spki in store.trusted().items():
+        keys.setdefault(device, {})[key_id] = spki
+    facts = {}
+    for name in sorted(keys) if devices is None else devices:
+        facts[name] = device_facts(name, store.rows(name), keys.get(name, {}), until_ms)
+        for session in () if records else facts[name].sessions:
+            session.records = []
+    return facts
 

@@ -240,7 +240,8 @@ def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_m
     messages = [(row, read_message(row)) for row in sorted(rows, key=lambda row: row.seq)]
     records = [(row, message) for row, message in messages if row.stream == "rec"]
     events = [(row, message) for row, message in messages
-              if row.stream == "evt" and row.verdict == "ok" and whole(message, "ts") is not None]
+              if row.stream == "evt" and row.verdict == "ok"
+              and 0 <= whole(message, "ts", -1) < 2**32]
     own = _own_records([row for row, _ in messages if row.stream == "log"], keys)
     verdict = _records(session, records, keys, times, own, before_key)
     _tell(session, [message for _, message in events])
