@@ -54,7 +54,6 @@ class Plan:
     end_s: int
     begin_mwh: int
     energy_mwh: int
-    power_w: int
     user: int
 
     def derived(self):
@@ -104,7 +103,7 @@ def plans(devices, sessions, end_s, seed=1, days=365):
             drawn_w = power_w * int(600 + 400 * choose.random()) // 1000
             energy_mwh = drawn_w * charging_s // 3600 * 1000
             yield Plan(device, "%s-%06d" % (device, page), page, seq, begin_s, charging_s,
-                       begin_s + stay_s, mwh, energy_mwh, drawn_w, choose.getrandbits(32))
+                       begin_s + stay_s, mwh, energy_mwh, choose.getrandbits(32))
             mwh += energy_mwh + 1000 * int(500 * choose.random())
             seq += 6
 
@@ -226,7 +225,7 @@ def _write(connection, wanted, devices, end_s, signer):
         "device", "key_id", "seq", "stream", "sid", "kind", "payload", "sha256", "received_at",
         "verdict", "why"))
     derived = [column for column in _columns(connection, "session")
-               if column in Plan("", "", 0, 0, 0, 0, 0, 0, 0, 0, 0).derived()]
+               if column in Plan("", "", 0, 0, 0, 0, 0, 0, 0, 0).derived()]
     into_session = _insert(connection, "session", derived) if derived else ""
     rows = []
     written = devices
