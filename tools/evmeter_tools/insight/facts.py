@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from evmeter_tools.backend.sessions import corrected_times
-from evmeter_tools.insight.session import charging_session, read_message, text_of, whole
+from evmeter_tools.insight.derive import charging_session, read_message, text_of, whole
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 
