@@ -1,5 +1,6 @@
 """Size: bytecode of the modules that a device loads, and the heap that they take."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from evmeter_tools.paths import BUILD, FIRMWARE
 
 _FOLDER = BUILD / "measure-mpy"
 _IMAGE = BUILD / "measure.romfs"
+_SIZES = BUILD / "sizes.json"
 _AT_START = ("main", "drivers.meter_profile")  # their memory is given back
 _LARGEST = 5  # modules that are named
 # what a verified broker known by its name, and time servers, need besides
@@ -44,6 +46,7 @@ def loaded():
     if board:
         files += image.board_sources(board)
     sizes = {arch: _compiled(files, arch) for arch in ("xtensawin", "rv32imc")}
+    _SIZES.write_text(json.dumps(sizes, indent=1, sort_keys=True) + "\n")
     folder = _FOLDER / "xtensawin"
     with_board = str(int(bool(board)))
     names = {*vm.host().run("loaded.py", with_board, str(folder))["modules"], *_AT_START}
@@ -53,9 +56,10 @@ def loaded():
     total = {arch: round((sum(one.values()) + profile) / 1024, 2) for arch, one in used.items()}
     largest = sorted(used["xtensawin"].items(), key=lambda one: -one[1])[:_LARGEST]
     yield ("mpy_total_kib", total["xtensawin"],
-           "%d modules, board %s; mpy-cross -march=xtensawin -O3; for rv32imc %g; largest: %s"
+           "%d modules, board %s; mpy-cross -march=xtensawin -O3; for rv32imc %g; each module: "
+           "build/%s; largest: %s"
            % (len(used["xtensawin"]), board.name if board else "none yet", total["rv32imc"],
-              ", ".join("%s %d" % one for one in largest)))
+              _SIZES.name, ", ".join("%s %d" % one for one in largest)))
     if machine is None:
         return
     (folder / "main.mpy").unlink()
