@@ -24,7 +24,7 @@ _METER = {"make": "Eastron", "model": "SDM72D-M-2", "serial": "21034567", "firmw
 _LONG_METER = {"make": "m" * 40, "model": "m" * 40, "serial": "s" * 32, "firmware": "f" * 32}
 _RFID = {"IS": True, "IL": "VERIFIED", "IF": ["RFID_RELATED"], "IT": "ISO14443",
          "ID": "1F2D3A4F5506C7"}
-_LONG_USER = {"IS": True, "IL": "CERTIFIED", "IT": "CARD_TXN_NR", "ID": '"' * 40,
+_LONG_USER = {"IS": True, "IL": "CERTIFIED", "IT": "CARD_TXN_NR", "ID": "|" * 40,
               "IF": ["RFID_RELATED", "OCPP_CERTIFIED", "ISO15118_NONE", "PLMN_NONE"]}
 _LOSS = {"resistance": 100000, "unit": "mOhm", "name": "n" * 20, "id": 9999}
 _PLACE = {"evse_id": "DE*ABC*E1234567890*1", "controller_firmware": "1.2.3-build7"}
@@ -103,7 +103,7 @@ def test_a_tariff_record_takes_as_many_changes_as_have_room(monkeypatch):
     windows.append({"name": "night", "from": "06:15", "to": "06:00", "centiminor_per_kwh": 500})
     monkeypatch.setitem(keeper_device._CONFIG, "tariff",
                         {"currency": "EUR", "zone": "UTC0", "windows": windows})
-    fields = _fields(_LONG, _LONG_METER)
+    fields = {**_fields(_LONG, _LONG_METER), "GS": "demo-0001"}
     monkeypatch.setattr(Device, "_identity", lambda self: (dict(fields), 1000, "meter"))
     signer = SoftwareSigner(bytes(range(7, 39)), os.urandom)
     monkeypatch.setattr(keeper_device, "FakeSigner", lambda: signer)
