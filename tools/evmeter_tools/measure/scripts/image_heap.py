@@ -11,7 +11,7 @@ gc.threshold(2048)
 gc.collect()
 before = gc.mem_alloc()
 for name in ("board", "host_flash", "evmeter.app", "evmeter.session.recovery",
-             "drivers.modbus_meter", "drivers.modbus_rtu"):
+             "evmeter.ledger.ring", "drivers.modbus_meter", "drivers.modbus_rtu"):
     __import__(name)
 gc.collect()
 imported = gc.mem_alloc() - before
