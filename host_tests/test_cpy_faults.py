@@ -81,6 +81,7 @@ def test_bit_rot_campaign(stores):
 @pytest.mark.parametrize(("stores", "trials"), [(OnLittlefs(), 40), (OnRing(), 200)])
 def test_flash_error_campaign(stores, trials):
     result = flash_errors.run(trials, control_trials=40, stores=stores)
+    assert bool(result.counts["faults at reads"]) == bool(stores.name)
     _all_good(result, trials, 3)
     assert result.counts["errors that were reported"] > 10
 

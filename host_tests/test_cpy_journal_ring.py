@@ -126,3 +126,17 @@ def test_what_was_kept_because_the_backend_refused_it_is_no_gap(tmp_path, refuse
         device.journal._store.write_small("refused", b"")
         report = _scan(tmp_path, bytes(device.flash.image), device.nvs)
         assert not report.ok and "are missing" in _texts(report)
+
+
+def test_a_frame_that_could_not_be_read_back_is_there_twice_and_shown_once(tmp_path):
+    device = _Device(10)
+    device.flash.fail_at, device.flash.reads_fail = 0, True
+    device.append()
+    device.flash.fail_at = None
+    device.append()
+    assert device.journal._store.segments[-1] == 11
+    device.start()
+    assert device.journal.faults == []
+    report = _scan(tmp_path, bytes(device.flash.image), device.nvs)
+    assert report.ok and "frame 11 is there twice" in _texts(report), _texts(report)
+    assert [entry.seq for entry in report.entries] == list(range(1, 13))

@@ -1,5 +1,6 @@
 """Campaigns `hostile-flash` and `hostile-flash-ring`: the flash reports EIO or ENOSPC at every
-program and erase, once or from then on, with nothing, half or all of it done.
+program and erase, once or from then on, with nothing, half or all of it done; on the ring at reads
+too, which littlefs-python has no way to let fail.
 
 A violation is an acknowledged record that is lost or another, a number given out twice, an
 exception other than JournalError, a journal that does not go on once the flash works again.
@@ -41,11 +42,12 @@ def _live(result, life, told, appends):
 
 
 def _trial(result, device, image, fault, appends):
-    at, error, for_good, done = fault
+    at, error, for_good, done, reads_fail = fault
     life, told = device.live(image, {}), Told()
     flash = life.flash
     life.journal.open()
     flash.fail_at, flash.error, flash.for_good, flash.done = at, error, for_good, done
+    flash.reads_fail = reads_fail
     _live(result, life, told, appends)
     flash.fail_at = None
     corrupt, missing = wrong_frames(life, told)
@@ -127,10 +129,13 @@ def _campaign(result, device, trials, rng, appends, progress=None):
     life = device.live(image, {})
     life.work(Told(), appends)
     faults = list(itertools.product(range(life.flash.operations), (_EIO, _ENOSPC), (False, True),
-                                    (0, 1, 2)))
+                                    (0, 1, 2), (False,)))
+    if device.stores.name:
+        faults += itertools.product(range(life.flash.reads), (_EIO,), (False, True), (0,), (True,))
     rng.shuffle(faults)
     for fault in faults[:trials]:
         result.trials += 1
+        result.counts["faults at reads"] += fault[-1]
         try:
             wrong = _trial(result, device, image, fault, appends)
         except Exception:  # whatever gets out is what is looked for

@@ -12,7 +12,8 @@ class RamFlash:
     before each operation with what it is going to leave at the image's offset `at`. `rewrites`
     counts programs over bytes that are not blank, which NOR flash and its encryption do not like.
     `fail_at` counts down to an operation that raises OSError(`error`), as do all later ones where
-    `for_good`; `done`: it happens all the same, or half of it where `done` is 2.
+    `for_good`; `done`: it happens all the same, or half of it where `done` is 2. With `reads_fail`
+    it is a read that fails, and reads that are counted.
     """
 
     def __init__(self, blocks=64, image=None):
@@ -21,12 +22,12 @@ class RamFlash:
         self.cut_at = None
         self.tear = 0
         self.dead = False
-        self.operations = 0
+        self.operations = self.reads = 0
         self.erases = 0
         self.rewrites = 0
         self.watch = None
         self.fail_at = None
-        self.for_good = False
+        self.for_good = self.reads_fail = False
         self.error = 5
         self.done = 0
 
@@ -44,7 +45,7 @@ class RamFlash:
         if self.watch:
             self.watch(at, data)
         length = len(data)
-        if self._fails():
+        if not self.reads_fail and self._fails():
             length = (0, length, length // 2)[self.done]
             self.image[at : at + length] = data[:length]
             raise OSError(self.error)
@@ -61,6 +62,9 @@ class RamFlash:
         """As MicroPython's block device protocol."""
         if self.dead:
             raise OSError(5)
+        self.reads += 1
+        if self.reads_fail and self._fails():
+            raise OSError(self.error)
         at = block * BLOCK_BYTES + offset
         buffer[:] = self.image[at : at + len(buffer)]
 

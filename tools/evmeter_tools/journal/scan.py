@@ -369,7 +369,12 @@ def scan(image, nvs=None):
     else:
         _salvage(image.data, report)
     before = None
-    for entry in report.entries:
+    for entry in list(report.entries):
+        if before and before.digest == entry.digest and before.file != entry.file:
+            report.notes.append("frame %d is there twice, for the first could not be read back "
+                                "when it was written" % entry.seq)
+            report.entries.remove(entry)
+            continue
         report.faults += _said(entry)
         if not _kept_over(before, entry, report):
             report.faults += _follows(before, entry)
