@@ -63,8 +63,8 @@ class SegmentStore:
         """Lay the empty store on a freshly formatted littlefs."""
         fs.mkdir("/s")
         # Created here once: the first creation of a file is two commits, and a cut between them
-        # leaves an empty file.
-        for name in ("cursor", "session", "refused"):
+        # leaves an empty file. "refused" is hardly ever needed, and would cost each commit.
+        for name in ("cursor", "session"):
             with fs.open("/" + name, "wb") as file:
                 file.write(b"")
 
