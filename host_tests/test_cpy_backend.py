@@ -15,6 +15,8 @@ from sqlalchemy.exc import OperationalError
 from evmeter_tools.backend import messages
 from evmeter_tools.backend.broker import Broker, find_mosquitto
 from evmeter_tools.backend.collector import Collector
+from evmeter_tools.backend.leader import Leader
+from evmeter_tools.backend.mqtt import Address
 from evmeter_tools.backend.sessions import balance, device_report, missing_numbers
 from evmeter_tools.backend.store import CONFLICT, REPEATED, STORED, Entry, Store
 from evmeter_tools.errors import UserError
@@ -45,7 +47,7 @@ class _Running:
         self.device = FakeDevice(name)
         if enrolled:
             store.enrol(name, self.device.key_id, self.device.spki)
-        self.collector = Collector(store, broker.host, broker.port, name)
+        self.collector = Collector(store, Address(broker.host, broker.port), name)
         self.collector.start()
         self.device.start(broker.host, broker.port)
 
@@ -97,9 +99,9 @@ def test_a_database_that_cannot_be_used_is_one_line(tmp_path):
     with pytest.raises(UserError, match="cannot be used"):
         Store(tmp_path / "none" / "db.sqlite")
     opened = Store(tmp_path / "newer.sqlite")
-    with opened._engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE about SET schema = 99")
-    with pytest.raises(UserError, match="schema 99"):
+    with opened.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0099'")
+    with pytest.raises(UserError, match="schema 0099"):
         Store(tmp_path / "newer.sqlite")
 
 
@@ -248,10 +250,9 @@ class _EagerCollector(Collector):
 
     def _take(self, batch):
         for message in batch:
-            device, rest = messages.split_topic(message.topic)
-            if rest in messages.STREAMS:
-                entry = self._read(device, rest, message.payload)
-                self._confirm([entry], [STORED])
+            device, stream = messages.split_topic(message.topic)
+            entry = self._read(device, stream, message.payload)
+            self._confirm([entry], [STORED])
         super()._take(batch)
 
 
@@ -259,7 +260,7 @@ def test_the_check_above_would_catch_an_early_confirmation(broker, store):
     failing = _FailingStore(store)
     device = FakeDevice("eager")
     store.enrol("eager", device.key_id, device.spki)
-    collector = _EagerCollector(failing, broker.host, broker.port, "eager")
+    collector = _EagerCollector(failing, Address(broker.host, broker.port), "eager")
     collector.start()
     try:
         device.start(broker.host, broker.port)
@@ -284,7 +285,7 @@ def test_a_collector_killed_in_mid_stream_loses_nothing(broker, tmp_path):
     device = FakeDevice("survivor")
     store = Store(database)
     store.enrol("survivor", device.key_id, device.spki)
-    command = _command("backend", "run", "--db", str(database), "--broker",
+    command = _command("backend", "run", "--db", str(database), "--web-port", "0", "--broker",
                        "%s:%d" % (broker.host, broker.port))
     first = subprocess.Popen(command, env=_ENV, stdout=subprocess.PIPE, text=True)
     first.stdout.readline()
@@ -316,12 +317,16 @@ def test_a_collector_killed_in_mid_stream_loses_nothing(broker, tmp_path):
 
 
 def test_the_host_state_is_retained_and_goes_off_at_the_end(broker, store):
-    run = _Running(broker, store, "watcher")
-    device = run.device
-    assert device.wait_for(lambda: device.host and device.host[-1]["online"])
-    run.collector.stop()
-    assert device.wait_for(lambda: device.host[-1]["online"] is False)
-    device.stop()
+    leader = Leader(store, Address(broker.host, broker.port), "lead")
+    leader.start()
+    assert leader.leads.wait(15)
+    device = FakeDevice("watcher").start(broker.host, broker.port)
+    try:
+        assert device.wait_for(lambda: device.host and device.host[-1]["online"])
+        leader.stop()
+        assert device.wait_for(lambda: device.host[-1]["online"] is False)
+    finally:
+        device.stop()
 
 
 def test_amqtt_serves_where_there_is_no_mosquitto(tmp_path, store):

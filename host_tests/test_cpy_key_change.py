@@ -74,7 +74,7 @@ def test_both_keys_sign_and_the_new_one_takes_over_once_all_is_confirmed(device)
     (payload,) = device.journal.payloads
     entry = _read(device, payload)
     assert entry.verdict == "ok", entry.why
-    new_k, spki = messages.new_key(entry)
+    new_k, spki = entry.facts["new_key"]
     assert new_k != device.old.key_id
     assert keys.load(device.nvs, os.urandom).key_id == device.old.key_id
     assert not key_change.adopt(device.nvs, device.journal)
@@ -132,7 +132,7 @@ def test_a_change_that_the_new_key_did_not_sign_is_refused(device):
     for wrong, why in cases:
         entry = _read(device, wrong)
         assert entry.verdict == "bad" and why in entry.why, (wrong, entry.why)
-        assert messages.new_key(entry) is None
+        assert "new_key" not in entry.facts
         key = bytes.fromhex(device.old.spki_hex())
         assert list(signature_faults(_entries(wrong), [key]))
 

@@ -1,9 +1,12 @@
 """`evmeter backend ...`: run the collector, enrol a device, look at what is stored."""
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import signal
+import socket
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,20 +14,29 @@ from typing import Annotated
 
 import typer
 
-from evmeter_tools.backend.broker import HOST, Broker
+from evmeter_tools.backend.broker import HOST, Broker, find_mosquitto
 from evmeter_tools.backend.collector import Collector
+from evmeter_tools.backend.credentials import COLLECTOR, Credentials
+from evmeter_tools.backend.leader import Leader
+from evmeter_tools.backend.messages import is_device
+from evmeter_tools.backend.mqtt import Address
+from evmeter_tools.backend.outbox import Channels, pair
 from evmeter_tools.backend.sessions import (
     balance,
     device_report,
     export_lines,
     session_times,
 )
-from evmeter_tools.backend.store import Store
+from evmeter_tools.backend.store import Store, shown
 from evmeter_tools.errors import UserError
 from evmeter_tools.verify.parse import KeyFormatError, parse_key
 
-_Database = Annotated[str, typer.Option("--db", help="SQLite file or SQLAlchemy URL")]
+_Database = Annotated[
+    str, typer.Option("--db", help="SQLite file, or postgresql://user:password@host/name")]
+_Folder = Annotated[Path, typer.Option("--dir", help="Where the broker keeps its files")]
 _DEFAULT_DB = "build/backend/evmeter.sqlite"
+_DEFAULT_FOLDER = Path("build/backend")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def _open(db):
@@ -33,45 +45,140 @@ def _open(db):
     return Store(db)
 
 
+def _external(broker, user, ca):
+    """Where a broker is that runs already."""
+    host, _, given = broker.rpartition(":")
+    if not host or not given.isdigit():
+        raise UserError("--broker %s: give it as host:port" % broker)
+    password = os.environ.get("EVMETER_BROKER_PASSWORD", "")
+    if user and not password:
+        raise UserError("--broker-user needs the password in EVMETER_BROKER_PASSWORD")
+    return Address(host, int(given), user, password, ca)
+
+
+def _own(folder, port, listen, tls, is_open):
+    """A broker of our own, started, and how to log in at it."""
+    credentials = None
+    if find_mosquitto() and not is_open:
+        credentials = Credentials(folder)
+    broker = Broker(folder, port, credentials=credentials, listen=listen, tls=tls).start()
+    ca = str(tls[0]) if tls else ""
+    if not credentials:
+        return broker, Address(HOST, broker.port, ca=ca)
+    return broker, Address(HOST, broker.port, COLLECTOR, credentials.collector_password, ca)
+
+
+def _channels(smtp, sender, ntfy, alert, escalate, after_s):
+    return Channels(
+        smtp=smtp, sender=sender, ntfy=ntfy, operators=tuple(map(pair, alert)),
+        escalation=tuple(map(pair, escalate)), escalate_after_s=after_s,
+        smtp_user=os.environ.get("EVMETER_SMTP_USER", ""),
+        smtp_password=os.environ.get("EVMETER_SMTP_PASSWORD", ""),
+        smtp_starttls=bool(os.environ.get("EVMETER_SMTP_USER")))
+
+
+def _beyond(address, tls, proxied):
+    """Refuse what would put passwords on a network in the clear."""
+    if address not in _LOOPBACK and not (tls or proxied):
+        raise UserError("--web-listen %s: give --tls-cert and --tls-key, or --behind-proxy where "
+                        "a proxy does TLS" % address)
+
+
+def _pair_of_files(certificate, key):
+    if (certificate is None) != (key is None):
+        raise UserError("--tls-cert and --tls-key go together")
+    for name in (certificate, key):
+        if name is not None and not name.is_file():
+            raise UserError("%s is no file" % name)
+    return (certificate, key) if certificate else None
+
+
 def run(
     db: _Database = _DEFAULT_DB,
     port: Annotated[int, typer.Option(help="Port of the broker that is started")] = 1883,
     broker: Annotated[
         str | None, typer.Option(help="host:port of a broker that runs already")] = None,
-    folder: Annotated[
-        Path, typer.Option("--dir", help="Where the broker keeps its files")
-    ] = Path("build/backend"),
+    broker_user: Annotated[
+        str, typer.Option(help="Log-in there; password in EVMETER_BROKER_PASSWORD")] = "",
+    broker_ca: Annotated[
+        str, typer.Option(help="CA file that its certificate is checked against")] = "",
+    folder: _Folder = _DEFAULT_FOLDER,
+    listen: Annotated[
+        str, typer.Option(help="Address at which devices reach the broker")] = HOST,
+    is_open: Annotated[
+        bool, typer.Option("--no-login", help="A broker for a bench: anybody may log in")] = False,
+    share: Annotated[
+        str | None, typer.Option(help="Group of replicas that share the work (MQTT 5)")] = None,
+    web_port: Annotated[int, typer.Option(help="Port of the pages; 0: none")] = 8080,
+    web_listen: Annotated[str, typer.Option(help="Address of the pages")] = HOST,
+    public_url: Annotated[
+        str, typer.Option(help="What drivers reach the pages by; for links and QR codes")] = "",
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM")] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy in front of the pages does TLS")
+    ] = False,
+    smtp: Annotated[
+        str, typer.Option(help="Mail server, host:port; EVMETER_SMTP_USER and _PASSWORD")] = "",
+    mail_from: Annotated[str, typer.Option(help="Sender of mails")] = "evmeter@localhost",
+    ntfy: Annotated[str, typer.Option(help="URL of an ntfy server")] = "",
+    alert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CHANNEL:TARGET", help="Told of critical alarms: email:, webhook: "
+                     "or ntfy:; repeatable")] = None,
+    escalate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CHANNEL:TARGET", help="Told where nobody acknowledged one in time")
+    ] = None,
+    escalate_after_s: Annotated[int, typer.Option(min=10, help="How long that is")] = 300,
+    gap_wait_s: Annotated[
+        int, typer.Option(min=1, help="So long numbers may be missing until they are asked for")
+    ] = 60,
 ):
-    """Collect, check, store and acknowledge until Ctrl-C.
+    """Collect, check, store, acknowledge and show, until Ctrl-C.
 
-    Example: evmeter backend run --db build/backend/evmeter.sqlite --port 1883
+    Nothing listens beyond this machine unless it is told to. Example:
+
+    evmeter backend run --db postgresql://evmeter@localhost/evmeter --share collectors
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    tls = _pair_of_files(tls_cert, tls_key)
+    _beyond(web_listen, tls, behind_proxy)
+    channels = _channels(smtp, mail_from, ntfy, alert or (), escalate or (), escalate_after_s)
     store = _open(db)
-    own = None
-    if broker:
-        host, _, given = broker.rpartition(":")
-        if not host or not given.isdigit():
-            raise UserError("--broker %s: give it as host:port" % broker)
-        port = int(given)
-    else:
-        host = HOST
-        own = Broker(folder, port).start()
-        if own.notice:
-            print(own.notice)
-    collector = Collector(store, host, port)
+    if share and store.is_sqlite:
+        raise UserError("--share needs --db postgresql://...: SQLite serves one process")
+    name = "%s-%d" % (socket.gethostname()[:20], os.getpid()) if share else "collector"
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(store.close)
+        if broker:
+            address = _external(broker, broker_user, broker_ca)
+        else:
+            own, address = _own(folder, port, listen, tls if listen != HOST else None, is_open)
+            stack.callback(own.stop)
+            if own.notice:
+                print(own.notice)
+        collector = Collector(store, address, name, share)
         collector.start()
-        print("collecting from %s:%d into %s; Ctrl-C ends it" % (host, port, db), flush=True)
+        stack.callback(collector.stop)
+        leader = Leader(store, address, "leader-" + name, channels, gap_wait_s)
+        leader.start()
+        stack.callback(leader.stop)
+        print("collecting from %s into %s; Ctrl-C ends it" % (address, shown(db)), flush=True)
+        if web_port:
+            from evmeter_tools.web.server import Server, Settings
+
+            server = Server(store, Settings(
+                channels=channels, public_url=public_url, secure=bool(tls or behind_proxy),
+                title="evmeter"), web_listen, web_port, tls)
+            server.start()
+            stack.callback(server.stop)
+            print("pages at %s" % server.url, flush=True)
         ended.wait()
-        collector.stop()
-    finally:
-        if own:
-            own.stop()
-        store.close()
     print("%d messages stored" % collector.stored)
 
 
@@ -88,14 +195,53 @@ def enrol(
     device: Annotated[str, typer.Argument(help="The device's id")],
     spki: Annotated[str, typer.Argument(help="Its public key: SubjectPublicKeyInfo in hex")],
     db: _Database = _DEFAULT_DB,
+    folder: _Folder = _DEFAULT_FOLDER,
+    login: Annotated[
+        bool, typer.Option(help="Make a password for mosquitto and print it, once")] = True,
 ):
-    """Trust a device's key. Messages under other keys are neither stored nor acknowledged.
+    """Trust a device's key, and give the device a log-in at mosquitto.
+
+    Messages under other keys are neither stored nor acknowledged. A device writes only its own
+    topics; only the collector writes acknowledgements and commands.
 
     Example: evmeter backend enrol charger-17 3059301306072A86...
     """
     name = key_id(spki)
-    _open(db).enrol(device, name, spki.lower())
+    if not is_device(device):
+        raise UserError("%r is no device id: 1 to 20 of A-Z a-z 0-9 _ -, not beginning with _"
+                        % device[:40])
+    store = _open(db)
+    store.enrol(device, name, spki.lower())
+    store.close()
     print("enrolled %s, key %s" % (device, name))
+    if login:
+        password = Credentials(folder).add(device)
+        print('for its configuration: "mqtt": {"user": "%s", "password": "%s"}'
+              % (device, password))
+
+
+def backup(
+    out: Annotated[Path, typer.Argument(help="File to write; must not be there yet")],
+    db: _Database = _DEFAULT_DB,
+):
+    """Copy an SQLite database, also while the backend runs.
+
+    To restore, end the backend and put the copy in the database's place, without old -wal and
+    -shm files beside it. What devices have sent since then they still hold as confirmed: numbers
+    that are missing are asked for again once newer ones come. PostgreSQL: pg_dump, pg_restore.
+
+    Example: evmeter backend backup evmeter-monday.sqlite
+    """
+    if out.exists():
+        raise UserError("%s is there already; give another name" % out)
+    if "://" not in db and not Path(db).is_file():
+        raise UserError("there is no database %s" % db)
+    store = _open(db)
+    try:
+        store.backup(out)
+    finally:
+        store.close()
+    print("copied to %s" % out)
 
 
 def _utc(time):

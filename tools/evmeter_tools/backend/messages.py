@@ -2,17 +2,21 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 
 from evmeter_tools.backend.store import Entry
 from evmeter_tools.verify.audit import check_entry
 from evmeter_tools.verify.check import check_record
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
+from evmeter_tools.words import clean
 
 STREAMS = ("rec", "evt", "ivl", "log")
 MAX_BYTES = 8192
-_TOPIC = re.compile(r"evmeter/v1/([A-Za-z0-9-][A-Za-z0-9_-]{0,19})/(.{1,64})", re.ASCII)
+_DEVICE = "[A-Za-z0-9-][A-Za-z0-9_-]{0,19}"
+_TOPIC = re.compile("evmeter/v1/(%s)/(.{1,64})" % _DEVICE, re.ASCII)
 _KEY_ID = re.compile(r"[0-9a-f]{8}", re.ASCII)
 _HIGHEST_SEQ = 2**32 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KINDS = ("begin", "complete", "tariff")
 
 
@@ -22,6 +26,11 @@ class MessageError(ValueError):
 
 class Untrusted(MessageError):
     """The key was never enrolled: nothing is stored, nothing acknowledged."""
+
+
+def is_device(text):
+    """Whether a text can be a device's id."""
+    return re.fullmatch(_DEVICE, text, re.ASCII) is not None
 
 
 def split_topic(topic):
@@ -38,9 +47,16 @@ def _no_constant(name):
 
 def _text(message, name, longest):
     value = message.get(name)
-    if not isinstance(value, str) or len(value) > longest:
-        raise MessageError("%s must be a text of at most %d characters" % (name, longest))
+    if not is_plain(value, longest):
+        raise MessageError("%s must be a text of at most %d characters (printable ASCII)"
+                           % (name, longest))
     return value
+
+
+def is_plain(value, longest):
+    """Whether it can be stored and shown anywhere."""
+    return (isinstance(value, str) and len(value) <= longest and value.isascii()
+            and (value.isprintable() or not value))
 
 
 def read(device, stream, payload, trusted):
@@ -65,30 +81,25 @@ def read(device, stream, payload, trusted):
     if spki is None:
         raise Untrusted("key %s of %s was never enrolled" % (key_id, device))
     sid = _text(message, "sid", 36)
+    facts = {}
     if stream == "rec":
         kind = _text(message, "kind", 8)
-        faults = _record_faults(message, kind, sid, spki)
+        faults = _record_faults(message, kind, sid, spki, facts)
     else:
         kind = message.get("ev", stream)
-        faults = [] if isinstance(kind, str) and len(kind) <= 32 else ["ev is no short text"]
+        faults = [] if is_plain(kind, 32) else ["ev is no short text"]
         kind = kind if not faults else stream
         if stream == "log":
             text = bytes(payload).decode("utf-8", "surrogateescape")
             reasons = check_entry(text, parse_key(spki)).reasons
             faults += ["audit entry: " + reason for reason in reasons]
+            if not faults and kind == KEY_CHANGE:
+                facts["new_key"] = message["new_k"], message["new_spki"].lower()
     return Entry(device, key_id, seq, stream, sid, kind, bytes(payload),
-                 "bad" if faults else "ok", "; ".join(faults))
+                 "bad" if faults else "ok", clean("; ".join(faults)), facts)
 
 
-def new_key(entry):
-    """(key id, SPKI hex) of the key that a sound audit entry announces for its device, or None."""
-    if entry.stream != "log" or entry.kind != KEY_CHANGE or entry.verdict != "ok":
-        return None
-    message = json.loads(entry.payload)
-    return message["new_k"], message["new_spki"]
-
-
-def _record_faults(message, kind, sid, spki):
+def _record_faults(message, kind, sid, spki, facts):
     text = message.get("ocmf")
     if not isinstance(text, str) or kind not in _KINDS:
         return ["no record of a known kind"]
@@ -100,4 +111,22 @@ def _record_faults(message, kind, sid, spki):
         faults.append("the record is %s, the message says %s" % (verdict.kind, kind))
     if verdict.payload and verdict.payload.get("ZS") not in (None, sid):
         faults.append("the record is of another session")
+    if not faults and kind != "tariff":
+        facts.update(_session_facts(verdict))
     return faults
+
+
+def _session_facts(verdict):
+    """What a sound begin or complete record says of its session: columns of its row."""
+    begin, end = verdict.readings[0], verdict.readings[-1]
+    facts = {"state": "open", "begin_ms": _unix_ms(begin.time), "begin_mwh": begin.mwh}
+    if verdict.kind == "complete":
+        facts.update(
+            state="complete", end_ms=_unix_ms(end.time), energy_mwh=end.mwh - begin.mwh,
+            gap_mwh=verdict.get("ZG") or 0, billable=verdict.get("ZB") != 0, tx=end.tx)
+    return facts
+
+
+def _unix_ms(time):
+    """Of an aware datetime, exactly."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)

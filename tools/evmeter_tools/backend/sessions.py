@@ -53,10 +53,12 @@ def _text(payload):
 
 
 def missing_numbers(store, device):
-    """Sequence numbers of `device` that were passed over, per key."""
+    """Sequence numbers of `device` that were passed over, per key; keys that took over from each
+    other count together."""
     held = {}
+    lines = store.lines()
     for row in store.rows(device):
-        held.setdefault(row.key_id, []).append(row.seq)
+        held.setdefault(lines.get((device, row.key_id), row.key_id), []).append(row.seq)
     return tuple(
         seq for numbers in held.values()
         for seq in sorted(set(range(1, max(numbers) + 1)) - set(numbers)))

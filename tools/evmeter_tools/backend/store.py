@@ -1,66 +1,32 @@
-"""What the backend keeps, in SQL that SQLite and PostgreSQL both understand.
+"""What the backend keeps of devices' records, in SQLite or PostgreSQL.
 
 A record's message is kept byte for byte. A number is stored once for (device, key); the same
 content again changes nothing, other content goes to quarantine.
 """
 
 import hashlib
+import json
+import sqlite3
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
 
+from evmeter_tools.backend import migrations, notices
+from evmeter_tools.backend.tables import keys, live, quarantine, records, sessions
 from evmeter_tools.errors import UserError
 
-SCHEMA = 1
 STORED = "stored"
 REPEATED = "repeated"
 CONFLICT = "conflict"
-
-_meta = sql.MetaData()
-_about = sql.Table("about", _meta, sql.Column("schema", sql.Integer, nullable=False))
-keys = sql.Table(
-    "key", _meta,
-    sql.Column("device", sql.String(20), primary_key=True),
-    sql.Column("key_id", sql.String(8), primary_key=True),
-    sql.Column("spki", sql.String(200), nullable=False),
-    sql.Column("enrolled_at", sql.BigInteger, nullable=False))
-records = sql.Table(
-    "record", _meta,
-    sql.Column("device", sql.String(20), primary_key=True),
-    sql.Column("key_id", sql.String(8), primary_key=True),
-    sql.Column("seq", sql.BigInteger, primary_key=True),
-    sql.Column("stream", sql.String(3), nullable=False),
-    sql.Column("sid", sql.String(36), nullable=False),
-    sql.Column("kind", sql.String(32), nullable=False),
-    sql.Column("payload", sql.LargeBinary, nullable=False),
-    sql.Column("sha256", sql.String(64), nullable=False),
-    sql.Column("received_at", sql.BigInteger, nullable=False),
-    sql.Column("verdict", sql.String(8), nullable=False),
-    sql.Column("why", sql.Text, nullable=False))
-quarantine = sql.Table(
-    "quarantine", _meta,
-    sql.Column("id", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True),
-    sql.Column("device", sql.String(20), nullable=False),
-    sql.Column("key_id", sql.String(8), nullable=False),
-    sql.Column("seq", sql.BigInteger, nullable=False),
-    sql.Column("payload", sql.LargeBinary, nullable=False),
-    sql.Column("sha256", sql.String(64), nullable=False),
-    sql.Column("received_at", sql.BigInteger, nullable=False),
-    sql.Column("why", sql.Text, nullable=False),
-    sql.UniqueConstraint("device", "key_id", "seq", "sha256"))
-live = sql.Table(
-    "live", _meta,
-    sql.Column("device", sql.String(20), primary_key=True),
-    sql.Column("topic", sql.String(64), primary_key=True),
-    sql.Column("payload", sql.LargeBinary, nullable=False),
-    sql.Column("received_at", sql.BigInteger, nullable=False))
+CONFLICT_WHY = "another content under a stored number"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One durable message as it came: who, which number, what."""
+    """One durable message as it came: who, which number, what. `facts` is what its signed content
+    says (messages.read): of a session, or of a new key."""
 
     device: str
     key_id: str
@@ -71,136 +37,279 @@ class Entry:
     payload: bytes
     verdict: str = "ok"
     why: str = ""
+    facts: dict = field(default_factory=dict, compare=False, hash=False)
 
     @property
     def sha256(self):
         """Hash of the message's bytes, hex."""
         return hashlib.sha256(self.payload).hexdigest()
 
+    @property
+    def number(self):
+        """What it is known by."""
+        return self.device, self.key_id, self.seq
 
-def _now_ms():
+
+def now_ms():
+    """Unix time in ms."""
     return time.time_ns() // 1_000_000
+
+
+def database_url(text):
+    """The SQLAlchemy URL of `--db`: a URL, or the path of an SQLite file."""
+    if "://" not in str(text):
+        return "sqlite:///%s" % text
+    scheme, _, rest = text.partition("://")
+    return ("postgresql+pg8000" if scheme in ("postgresql", "postgres") else scheme) + "://" + rest
 
 
 def _durable(connection, _record):
     """SQLite: readers do not wait for the writer, and a commit means that it is on disk."""
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON",
+                   "busy_timeout=10000"):
         cursor.execute("PRAGMA " + pragma)
     cursor.close()
 
 
 class Store:
-    """The database at `url` (a path means SQLite). Raises UserError where it cannot be used."""
+    """An open database; `url` is a path of SQLite or a URL. Raises UserError where it cannot be
+    used."""
 
     def __init__(self, url):
-        url = str(url)
-        if "://" not in url:
-            url = "sqlite:///" + url
+        self.url = database_url(url)
         try:
-            self._engine = sql.create_engine(url)
-            if self._engine.dialect.name == "sqlite":
-                sql.event.listen(self._engine, "connect", _durable)
-            _meta.create_all(self._engine)
-            self._check_schema()
+            self.engine = sql.create_engine(self.url, pool_pre_ping=True)
+            if self.engine.dialect.name == "sqlite":
+                sql.event.listen(self.engine, "connect", _durable)
+            self._migrate()
         except sql.exc.SQLAlchemyError as error:
             reason = str(error).splitlines()[0]
-            raise UserError("the database %s cannot be used: %s" % (url, reason)) from None
-        dialect = sqlite if self._engine.dialect.name == "sqlite" else postgresql
-        self._insert = dialect.insert
+            raise UserError("the database %s cannot be used: %s" % (shown(url), reason)) from None
+        except (OSError, ImportError) as error:
+            raise UserError("the database %s cannot be used: %s" % (shown(url), error)) from None
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self.insert = (sqlite if self.is_sqlite else postgresql).insert
 
-    def _check_schema(self):
-        with self._engine.begin() as connection:
-            found = connection.execute(sql.select(_about.c.schema)).scalar()
-            if found is None:
-                connection.execute(sql.insert(_about).values(schema=SCHEMA))
-            elif found != SCHEMA:
-                raise UserError("the database has schema %d; this version knows %d"
-                                % (found, SCHEMA))
+    def _migrate(self):
+        with self.engine.connect() as connection:
+            found = migrations.current(connection)
+        if found == migrations.HEAD:
+            return
+        if found not in (None, migrations.FIRST):
+            raise UserError("the database has schema %s; this version knows up to %s"
+                            % (found, migrations.HEAD))
+        if migrations.upgrade(self.engine) == migrations.FIRST:
+            self._derive_all()
+
+    def _derive_all(self):
+        """Make the rows that follow from the records, in a database that had none."""
+        from evmeter_tools.backend.messages import read
+
+        self.insert = (sqlite if self.engine.dialect.name == "sqlite" else postgresql).insert
+        trusted = self.trusted()
+        query = sql.select(records).where(records.c.stream.in_(("rec", "log"))).order_by(
+            records.c.device, records.c.key_id, records.c.seq)
+        with self.engine.connect() as reading, self.engine.begin() as connection:
+            for rows in reading.execute(query).partitions(500):
+                self._derive(connection, [read(row.device, row.stream, row.payload, trusted)
+                                          for row in rows])
 
     def close(self):
         """Let go of the database."""
-        self._engine.dispose()
+        self.engine.dispose()
+
+    # -- keys --
 
     def enrol(self, device, key_id, spki):
         """Trust `spki` for `device`. Raises UserError where another key has the same id."""
-        with self._engine.begin() as connection:
-            held = connection.execute(sql.select(keys.c.spki).where(
-                keys.c.device == device, keys.c.key_id == key_id)).scalar()
-            if held is None:
-                connection.execute(sql.insert(keys).values(
-                    device=device, key_id=key_id, spki=spki, enrolled_at=_now_ms()))
-            elif held != spki:
-                raise UserError("%s has another key with the id %s" % (device, key_id))
+        with self.engine.begin() as connection:
+            self._enrol(connection, device, key_id, spki, None)
+
+    def _enrol(self, connection, device, key_id, spki, follows):
+        held = connection.execute(sql.select(keys.c.spki).where(
+            keys.c.device == device, keys.c.key_id == key_id)).scalar()
+        if held is None:
+            connection.execute(self.insert(keys).values(
+                device=device, key_id=key_id, spki=spki, enrolled_at=now_ms(),
+                follows=follows).on_conflict_do_nothing())
+        elif held != spki:
+            raise UserError("%s has another key with the id %s" % (device, key_id))
 
     def trusted(self):
         """{(device, key id): SPKI hex} of every enrolled key."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             rows = connection.execute(sql.select(keys.c.device, keys.c.key_id, keys.c.spki))
             return {(row.device, row.key_id): row.spki for row in rows}
+
+    def lines(self):
+        """{(device, key id): key ids that count on one line}: a key that took over by a signed
+        change goes on with the numbers of the one before."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(
+                sql.select(keys.c.device, keys.c.key_id, keys.c.follows)).all()
+        before = {(row.device, row.key_id): row.follows for row in rows}
+        groups = {}
+        for device, key_id in before:
+            first, seen = key_id, {key_id}
+            while before.get((device, first)) and before[device, first] not in seen:
+                first = before[device, first]
+                seen.add(first)
+            groups.setdefault((device, first), []).append(key_id)
+        return {(device, key_id): tuple(sorted(group))
+                for (device, _), group in groups.items() for key_id in group}
+
+    # -- records --
 
     def add(self, entries):
         """Commit a batch; returns what became of each: STORED, REPEATED or CONFLICT.
 
         When it returns, all of it is on disk; when it raises, none of it is.
         """
-        fates = []
-        with self._engine.begin() as connection:
+        if not entries:
+            return []
+        first = {}
+        for entry in entries:
+            first.setdefault(entry.number, entry)
+        at = now_ms()
+        with self.engine.begin() as connection:
+            fresh = self._insert(connection, first.values(), at)
+            held = self._held(connection, [number for number in first if number not in fresh])
+            fates = []
             for entry in entries:
-                fates.append(self._add(connection, entry))
+                if entry.number in fresh and first[entry.number] is entry:
+                    fates.append(STORED)
+                    continue
+                known = held.get(entry.number) or first[entry.number].sha256
+                fates.append(REPEATED if known == entry.sha256 else CONFLICT)
+            stored = [first[number] for number in first if number in fresh]
+            self._derive(connection, stored)
+            self._set_aside(connection, entries, fates, at)
+            notices.happened(self, connection, stored, at)
         return fates
 
-    def _add(self, connection, entry):
-        numbered = {"device": entry.device, "key_id": entry.key_id, "seq": entry.seq}
-        content = {"payload": entry.payload, "sha256": entry.sha256, "received_at": _now_ms()}
-        fresh = connection.execute(
-            self._insert(records)
-            .values(stream=entry.stream, sid=entry.sid, kind=entry.kind, verdict=entry.verdict,
-                    why=entry.why, **numbered, **content)
-            .on_conflict_do_nothing().returning(records.c.seq)).first()
-        if fresh:
-            return STORED
-        held = connection.execute(sql.select(records.c.sha256).where(
-            *(records.c[name] == value for name, value in numbered.items()))).scalar()
-        if held == entry.sha256:
-            return REPEATED
-        connection.execute(
-            self._insert(quarantine)
-            .values(why="another content under a stored number", **numbered, **content)
-            .on_conflict_do_nothing())
-        return CONFLICT
+    def _insert(self, connection, entries, at):
+        """Insert what is not there yet; returns the numbers that were new."""
+        # in one order everywhere: two replicas with the same messages must not wait for each other
+        entries = sorted(entries, key=lambda entry: entry.number)
+        statement = self.insert(records).on_conflict_do_nothing().returning(
+            records.c.device, records.c.key_id, records.c.seq)
+        rows = [{
+            "device": entry.device, "key_id": entry.key_id, "seq": entry.seq,
+            "stream": entry.stream, "sid": entry.sid, "kind": entry.kind,
+            "payload": entry.payload, "sha256": entry.sha256, "received_at": at,
+            "verdict": entry.verdict, "why": entry.why} for entry in entries]
+        return {tuple(row) for row in connection.execute(statement, rows)}
 
-    def contiguous(self, device, key_id, above=0):
-        """The highest number up to which every number after `above` is stored."""
+    @staticmethod
+    def _held(connection, numbers):
+        """{number: hash} of what is stored under `numbers`."""
+        if not numbers:
+            return {}
+        columns = records.c.device, records.c.key_id, records.c.seq
+        found = connection.execute(sql.select(*columns, records.c.sha256).where(
+            sql.tuple_(*columns).in_(numbers)))
+        return {tuple(row[:3]): row.sha256 for row in found}
+
+    def _set_aside(self, connection, entries, fates, at):
+        for entry, fate in zip(entries, fates, strict=True):
+            if fate != CONFLICT:
+                continue
+            connection.execute(
+                self.insert(quarantine)
+                .values(device=entry.device, key_id=entry.key_id, seq=entry.seq,
+                        payload=entry.payload, sha256=entry.sha256, received_at=at,
+                        why=CONFLICT_WHY)
+                .on_conflict_do_nothing())
+            notices.conflict(connection, entry, at)
+
+    def _derive(self, connection, entries):
+        """What follows from records just stored: a session's row, a new key."""
+        for entry in entries:
+            facts = entry.facts
+            if "new_key" in facts:
+                self._enrol(connection, entry.device, *facts["new_key"], entry.key_id)
+            if entry.stream == "rec" and entry.verdict != "ok":
+                connection.execute(sql.update(sessions).where(
+                    sessions.c.device == entry.device, sessions.c.sid == entry.sid).values(
+                        ok=False, changed_at=now_ms()))
+            elif "begin_ms" in facts:
+                self._derive_session(connection, entry)
+
+    def _derive_session(self, connection, entry):
+        row = {"device": entry.device, "sid": entry.sid, "key_id": entry.key_id,
+               "changed_at": now_ms(), "ok": True, **entry.facts}
+        statement = self.insert(sessions).values(row)
+        if row["state"] == "complete":
+            # a second complete record for one session is no sound one
+            row["ok"] = sql.and_(sessions.c.ok, sessions.c.state != "complete")
+            statement = statement.on_conflict_do_update(
+                index_elements=[sessions.c.device, sessions.c.sid],
+                set_={name: value for name, value in row.items()
+                      if name not in ("device", "sid")})
+        else:
+            statement = statement.on_conflict_do_nothing()
+        connection.execute(statement)
+
+    def contiguous(self, device, key_ids, above=0):
+        """The highest number up to which every number after `above` is stored under `key_ids` (a
+        key id, or several that count on one line)."""
+        key_ids = (key_ids,) if isinstance(key_ids, str) else key_ids
         query = sql.select(records.c.seq).where(
-            records.c.device == device, records.c.key_id == key_id, records.c.seq > above)
-        with self._engine.connect() as connection:
-            for seq in connection.execute(query.order_by(records.c.seq)).scalars():
-                if seq != above + 1:
+            records.c.device == device, records.c.key_id.in_(key_ids), records.c.seq > above)
+        with self.engine.connect() as connection:
+            found = connection.execution_options(yield_per=500).execute(
+                query.order_by(records.c.seq))
+            for seq in found.scalars():
+                if seq > above + 1:
                     break
                 above = seq
         return above
 
-    def note(self, device, topic, payload):
-        """Keep the newest live message of a topic."""
-        values = {"payload": payload, "received_at": _now_ms()}
-        statement = self._insert(live).values(device=device, topic=topic, **values)
-        statement = statement.on_conflict_do_update(
-            index_elements=[live.c.device, live.c.topic], set_=values)
-        with self._engine.begin() as connection:
-            connection.execute(statement)
-
-    def rows(self, device=None, stream=None):
+    def rows(self, device=None, stream=None, sid=None):
         """Stored records in the order of their numbers."""
         query = sql.select(records).order_by(records.c.device, records.c.key_id, records.c.seq)
-        if device:
-            query = query.where(records.c.device == device)
-        if stream:
-            query = query.where(records.c.stream == stream)
-        with self._engine.connect() as connection:
+        for column, wanted in ((records.c.device, device), (records.c.stream, stream),
+                               (records.c.sid, sid)):
+            if wanted is not None:
+                query = query.where(column == wanted)
+        with self.engine.connect() as connection:
             return connection.execute(query).all()
 
     def quarantined(self):
         """What was put aside."""
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             return connection.execute(sql.select(quarantine)).all()
+
+    def newest(self, device, topic):
+        """The newest live message of a topic as a dict; {} where there is none or no JSON."""
+        with self.engine.connect() as connection:
+            payload = connection.execute(sql.select(live.c.payload).where(
+                live.c.device == device, live.c.topic == topic)).scalar()
+        try:
+            found = json.loads(payload or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    # -- copies --
+
+    def backup(self, path):
+        """Copy an SQLite database that may be in use, whole, to `path`. Raises UserError."""
+        if not self.is_sqlite:
+            raise UserError("back up PostgreSQL by pg_dump -Fc, restore by pg_restore")
+        target = sqlite3.connect(path)
+        with self.engine.connect() as connection, target:
+            connection.connection.driver_connection.backup(target)
+        fault = target.execute("PRAGMA integrity_check").fetchone()[0]
+        target.close()
+        if fault != "ok":
+            raise UserError("the copy %s is not sound: %s" % (path, fault))
+
+
+def shown(url):
+    """A database's name without the password in it."""
+    text = str(url)
+    scheme, mark, rest = text.partition("://")
+    who, at, where = rest.rpartition("@")
+    return text if not (mark and at) else "%s://%s@%s" % (scheme, who.partition(":")[0], where)

@@ -1,0 +1,215 @@
+"""What only one process of a backend does: follow live messages, send commands, look for gaps,
+tell people. With PostgreSQL any number of replicas stand ready; whoever holds the lock does it.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import queue
+import threading
+import time
+
+import sqlalchemy as sql
+from sqlalchemy.exc import SQLAlchemyError
+
+from evmeter_tools.backend import messages, mqtt, orders
+from evmeter_tools.backend.gaps import Gaps
+from evmeter_tools.backend.live import SUBSCRIPTIONS, Live
+from evmeter_tools.backend.outbox import Channels, Outbox
+from evmeter_tools.backend.store import now_ms
+from evmeter_tools.errors import UserError
+
+log = logging.getLogger("evmeter.leader")
+
+_LOCK = 0x65766D02  # PostgreSQL's advisory lock
+_TRY_S = 1.0
+_BATCH = 200
+_TICK_S = 0.25
+_GAPS_S = 5
+_ALARMS_S = 1
+_CLEAN_S = 600
+_SAMPLES_MS = 7 * 86_400_000
+
+
+def host_state(online):
+    """The payload that tells devices whether there is a backend."""
+    return json.dumps({"v": 1, "online": online, "ts": int(time.time())})
+
+
+class _Lock:
+    """Held by one process at a time, for as long as it lives."""
+
+    def __init__(self, store):
+        self._store = store
+        self._held = None
+
+    def take(self):
+        """Try; returns whether it is held."""
+        if self._held:
+            return self.holds()
+        if self._store.is_sqlite:
+            return self._take_file()
+        connection = self._store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        if connection.execute(sql.select(sql.func.pg_try_advisory_lock(_LOCK))).scalar():
+            self._held = connection
+            return True
+        connection.close()
+        return False
+
+    def _take_file(self):
+        database = self._store.engine.url.database
+        file = open((database or "/dev/null") + ".lock", "a")  # noqa: SIM115 - held
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        self._held = file
+        return True
+
+    def holds(self):
+        """Whether it is still ours: a lost connection to PostgreSQL gives it away."""
+        if self._held and not self._store.is_sqlite:
+            try:
+                self._held.execute(sql.select(1))
+            except SQLAlchemyError:
+                self._held.invalidate()
+                self._held = None
+        return self._held is not None
+
+    def release(self):
+        """Let another one have it."""
+        if self._held:
+            if not self._store.is_sqlite:
+                self._held.invalidate()  # ends the database's session, and with it the lock
+            self._held.close()
+            self._held = None
+
+
+class Leader:
+    """Runs in its own threads between `start` and `stop`. `gap_wait_s`: so long a gap may last
+    before it is asked for."""
+
+    def __init__(self, store, address, name="leader", channels=None, gap_wait_s=60):
+        self._store = store
+        self._address = address
+        self._name = name
+        self._lock = _Lock(store)
+        self._live = Live(store)
+        self._gaps = Gaps(store, gap_wait_s * 1000)
+        self._outbox = Outbox(store, channels or Channels())
+        self._queue = queue.Queue()
+        self._stopping = threading.Event()
+        self._client = None
+        self._due = {}
+        self.leads = threading.Event()
+        self._threads = [threading.Thread(target=target, name=target.__name__, daemon=True)
+                         for target in (self._lead, self._follow, self._tell)]
+
+    def start(self):
+        """Take the lead where it is free, now or later."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self):
+        """Say good-bye to the devices and give the lead away."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self._step_down()
+
+    # -- the lead --
+
+    def _lead(self):
+        while not self._stopping.is_set():
+            try:
+                if not self._lock.take():
+                    self._step_down()
+                    self._stopping.wait(_TRY_S)
+                    continue
+                if not self._client:
+                    self._connect()
+                self._chores()
+            except (SQLAlchemyError, UserError, OSError) as error:
+                log.error("%s", str(error).splitlines()[0])
+                self._stopping.wait(_TRY_S)
+            self._stopping.wait(_TICK_S)
+
+    def _connect(self):
+        client = mqtt.client(self._address, self._name)
+        client.will_set(mqtt.HOST_STATE, host_state(False), 1, True)
+        client.on_message = lambda _client, _data, message: self._queue.put(
+            (message.topic, message.payload, now_ms()))
+        mqtt.connect(client, self._address, self._on_connect)
+        self._client = client
+        self.leads.set()
+
+    @staticmethod
+    def _on_connect(client):
+        client.subscribe([("%s+/%s" % (mqtt.ROOT, topic), 1) for topic in SUBSCRIPTIONS])
+        client.publish(mqtt.HOST_STATE, host_state(True), 1, True)
+
+    def _step_down(self):
+        self.leads.clear()
+        if self._client:
+            with contextlib.suppress(ValueError, RuntimeError):  # there is no connection
+                self._client.publish(mqtt.HOST_STATE, host_state(False), 1,
+                                     True).wait_for_publish(2)
+            mqtt.close(self._client)
+            self._client = None
+        self._lock.release()
+
+    # -- what is done again and again --
+
+    def _is_due(self, what, every_s):
+        now = time.monotonic()
+        if now < self._due.get(what, 0):
+            return False
+        self._due[what] = now + every_s
+        return True
+
+    def _chores(self):
+        if self._client.is_connected():
+            orders.send(self._store.engine, lambda device, payload: self._client.publish(
+                "%s%s/cmd" % (mqtt.ROOT, device), payload, 1))
+        if self._is_due("gaps", _GAPS_S):
+            self._gaps.look()
+        if self._is_due("alarms", _ALARMS_S):
+            self._outbox.escalate()
+        if self._is_due("clean", _CLEAN_S):
+            self._live.forget_samples(now_ms() - _SAMPLES_MS)
+
+    def _tell(self):
+        """Mail servers and webhooks may be slow: nothing else waits for them."""
+        while not self._stopping.wait(_TICK_S):
+            if self.leads.is_set():
+                try:
+                    self._outbox.round()
+                except SQLAlchemyError as error:
+                    log.error("outbox: %s", str(error).splitlines()[0])
+
+    # -- live messages --
+
+    def _follow(self):
+        while not self._stopping.is_set():
+            batch = self._next_batch()
+            if batch:
+                try:
+                    self._live.take(batch)
+                except SQLAlchemyError as error:
+                    log.error("live messages were not stored: %s", str(error).splitlines()[0])
+
+    def _next_batch(self):
+        batch = []
+        with contextlib.suppress(queue.Empty):
+            self._add(batch, self._queue.get(timeout=0.2))
+            while len(batch) < _BATCH:
+                self._add(batch, self._queue.get_nowait())
+        return batch
+
+    @staticmethod
+    def _add(batch, message):
+        topic, payload, at = message
+        with contextlib.suppress(messages.MessageError):
+            batch.append((*messages.split_topic(topic), payload, at))

@@ -1,0 +1,37 @@
+"""Brings a database to the state that `tables.py` describes; run by alembic."""
+
+from pathlib import Path
+
+import sqlalchemy as sql
+
+HEAD = "0002"
+FIRST = "0001"  # made without alembic
+_VERSIONS = "alembic_version"
+_LOCK = 0x65766D01  # PostgreSQL's advisory lock: of several replicas one migrates
+
+
+def upgrade(engine):
+    """Migrate to the newest schema; returns the revision found, None where there was none."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
+        config.attributes["connection"] = connection
+        found = current(connection)
+        if found == FIRST and not sql.inspect(connection).has_table(_VERSIONS):
+            command.stamp(config, FIRST)
+        command.upgrade(config, "head")
+        return found
+
+
+def current(connection):
+    """The schema that a database has: a revision, or None for an empty one."""
+    known = sql.inspect(connection)
+    if known.has_table(_VERSIONS):
+        return connection.execute(sql.select(
+            sql.column("version_num")).select_from(sql.table(_VERSIONS))).scalar()
+    return FIRST if known.has_table("record") else None

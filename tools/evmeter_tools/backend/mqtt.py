@@ -1,0 +1,84 @@
+"""The backend's connections to the broker."""
+
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+
+import paho.mqtt.client as mqtt
+
+from evmeter_tools.errors import UserError
+
+CONNECT_S = 10
+KEEPALIVE_S = 30
+ROOT = "evmeter/v1/"
+HOST_STATE = ROOT + "_host/state"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the broker is and how to log in; `ca` is a file that its certificate is checked
+    against ("" for none: no TLS)."""
+
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+    ca: str = ""
+
+    def __str__(self):
+        return "%s:%d" % (self.host, self.port)
+
+
+def _on_socket(_client, _data, sock):
+    # Nagle's algorithm would hold an acknowledgement back for 40 ms
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def client(address, name, *, version=mqtt.MQTTv311, **more):
+    """A client that is not connected yet; it reconnects by itself."""
+    made = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="evmeter-" + name,
+                       protocol=version, **more)
+    made.on_socket_open = _on_socket
+    made.reconnect_delay_set(1, 30)
+    if address.user:
+        made.username_pw_set(address.user, address.password)
+    if address.ca:
+        try:
+            made.tls_set(ca_certs=address.ca, tls_version=ssl.PROTOCOL_TLS_CLIENT)
+        except (OSError, ssl.SSLError) as error:
+            raise UserError("the CA file %s cannot be used: %s" % (address.ca, error)) from None
+    return made
+
+
+def connect(made, address, on_connect, **more):
+    """Connect and wait until the broker took it; `on_connect(client)` runs at each connection.
+
+    Raises UserError.
+    """
+    answered = threading.Event()
+    refusal = []
+
+    def answer(_client, _data, _flags, reason, _properties):
+        refusal[:] = [str(reason)] if reason.is_failure else []
+        if not refusal:
+            on_connect(made)
+        answered.set()
+
+    made.on_connect = answer
+    try:
+        made.connect(address.host, address.port, keepalive=KEEPALIVE_S, **more)
+    except OSError as error:
+        raise UserError("no broker at %s (%s); start one or give another with --broker"
+                        % (address, error)) from None
+    made.loop_start()
+    if not answered.wait(CONNECT_S) or refusal:
+        close(made)
+        raise UserError("the broker at %s did not take the connection: %s"
+                        % (address, refusal[0] if refusal else "no answer"))
+
+
+def close(made):
+    """Say good-bye and end its thread."""
+    made.disconnect()
+    made.loop_stop()

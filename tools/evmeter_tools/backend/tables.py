@@ -1,0 +1,142 @@
+"""The database's tables, in SQL that SQLite and PostgreSQL both understand.
+
+Instants are Unix time in ms (`_ms` as the device tells it, `_at` as the backend's own clock has
+it), energies mWh. `migrations/` brings an older database to this state.
+"""
+
+import sqlalchemy as sql
+
+meta = sql.MetaData(naming_convention={
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s"})
+
+_BIG = sql.BigInteger
+_NUMBER = sql.BigInteger().with_variant(sql.Integer, "sqlite")  # counts up by itself
+
+
+def _table(name, *columns, **more):
+    return sql.Table(name, meta, *columns, **more)
+
+
+def _device(**more):
+    return sql.Column("device", sql.String(20), nullable=False, **more)
+
+
+def _text(name, length, **more):
+    return sql.Column(name, sql.String(length), nullable=False, server_default="", **more)
+
+
+def _need(name, kind, **more):
+    return sql.Column(name, kind, nullable=False, **more)
+
+
+def _may(name, kind=_BIG, **more):
+    return sql.Column(name, kind, nullable=True, **more)
+
+
+# -- what devices have signed or said --
+
+keys = _table(
+    "key", _device(primary_key=True), _need("key_id", sql.String(8), primary_key=True),
+    _need("spki", sql.String(200)), _need("enrolled_at", _BIG),
+    _may("follows", sql.String(8)))  # key id that this one took over from, by a signed change
+records = _table(
+    "record", _device(primary_key=True), _need("key_id", sql.String(8), primary_key=True),
+    _need("seq", _BIG, primary_key=True), _need("stream", sql.String(3)),
+    _need("sid", sql.String(36)), _need("kind", sql.String(32)),
+    _need("payload", sql.LargeBinary), _need("sha256", sql.String(64)),
+    _need("received_at", _BIG, index=True), _need("verdict", sql.String(8)),
+    _need("why", sql.Text))
+sql.Index("ix_record_sid", records.c.sid)
+quarantine = _table(
+    "quarantine", sql.Column("id", _NUMBER, primary_key=True), _device(),
+    _need("key_id", sql.String(8)), _need("seq", _BIG), _need("payload", sql.LargeBinary),
+    _need("sha256", sql.String(64)), _need("received_at", _BIG), _need("why", sql.Text),
+    sql.UniqueConstraint("device", "key_id", "seq", "sha256"))
+# one row a session, from its signed records; can be made anew from them
+sessions = _table(
+    "session", _device(primary_key=True), _need("sid", sql.String(36), primary_key=True),
+    _need("key_id", sql.String(8)), _need("state", sql.String(8)), _need("begin_ms", _BIG),
+    _need("begin_mwh", _BIG), _may("end_ms"), _may("energy_mwh"),
+    _need("gap_mwh", _BIG, server_default="0"), _may("billable", sql.Boolean),
+    _need("ok", sql.Boolean), _text("tx", 1), _need("changed_at", _BIG, index=True))
+sql.Index("ix_session_device_begin_ms", sessions.c.device, sessions.c.begin_ms)
+sql.Index("ix_session_begin_ms", sessions.c.begin_ms)
+gaps = _table(
+    "gap", _device(primary_key=True), _need("key_id", sql.String(8), primary_key=True),
+    _need("first", _BIG, primary_key=True), _need("last", _BIG), _need("missing", _BIG),
+    _need("seen_at", _BIG), _may("asked_at"), _need("asked", sql.Integer, server_default="0"),
+    _may("closed_at", index=True))
+
+# -- the newest of what passes by --
+
+live = _table(
+    "live", _device(primary_key=True), _need("topic", sql.String(64), primary_key=True),
+    _need("payload", sql.LargeBinary), _need("received_at", _BIG),
+    _need("boot", _BIG, server_default="0"), _need("n", _BIG, server_default="0"))
+states = _table(
+    "state", _device(primary_key=True), _need("online", sql.Boolean),
+    _need("state", sql.String(16)), _need("since_at", _BIG), _text("cp", 2), _text("sid", 36),
+    _may("power_mw"), _may("session_mwh"), _may("register_mwh"), _text("progress", 24),
+    _need("unsent", _BIG, server_default="0"), _need("heard_at", _BIG),
+    _need("changed_at", _BIG, index=True))
+sql.Index("ix_state_state", states.c.state)
+spans = _table(
+    "status_span", sql.Column("id", _NUMBER, primary_key=True), _device(),
+    _need("state", sql.String(16)), _need("from_ms", _BIG), _may("to_ms"))
+sql.Index("ix_status_span_device_from_ms", spans.c.device, spans.c.from_ms)
+samples = _table(  # for a driver's plot; thinned, and not kept for long
+    "sample", _device(primary_key=True), _need("at_ms", _BIG, primary_key=True, index=True),
+    _need("sid", sql.String(36)), _need("power_mw", _BIG), _may("session_mwh"))
+alarms = _table(
+    "alarm", sql.Column("id", _NUMBER, primary_key=True), _device(),
+    _need("code", sql.String(32)), _need("severity", sql.String(8)), _need("text", sql.Text),
+    _need("count", _BIG, server_default="1"), _need("onset_ms", _BIG), _need("raised_at", _BIG),
+    _need("changed_at", _BIG, index=True), _may("cleared_at", index=True),
+    _may("over_at"),  # the cause is gone; a latched alarm waits to be acknowledged all the same
+    _may("acked_at"),
+    _may("acked_by", sql.String(64)), _text("note", 500), _may("escalated_at"))
+sql.Index("ix_alarm_device_code", alarms.c.device, alarms.c.code)
+
+# -- what the operator has set up and done --
+
+sites = _table(
+    "site", _need("id", sql.String(36), primary_key=True), _text("name", 255),
+    _text("address", 45), _text("city", 45), _text("country", 3), _text("latitude", 10),
+    _text("longitude", 11), _need("time_zone", sql.String(255), server_default="UTC"),
+    _need("limit_w", _BIG, server_default="0"))
+chargers = _table(
+    "charger", _device(primary_key=True), _text("label", 64),
+    _may("site", sql.String(36), index=True), _text("evse_id", 48),
+    _need("rated_w", _BIG, server_default="0"))
+accounts = _table(
+    "account", _need("name", sql.String(64), primary_key=True), _need("role", sql.String(8)),
+    _need("password", sql.String(200)), _need("created_at", _BIG))
+logins = _table(
+    "login", _need("token_sha256", sql.String(64), primary_key=True),
+    _need("name", sql.String(64), index=True), _need("csrf", sql.String(64)),
+    _need("created_at", _BIG), _need("expires_at", _BIG))
+links = _table(  # without a session: the charger's own link, which leads to the session of now
+    "driver_link", _need("token_sha256", sql.String(64), primary_key=True), _device(),
+    _text("sid", 36), _need("created_at", _BIG), _need("expires_at", _BIG))
+alerts = _table(
+    "alert", sql.Column("id", _NUMBER, primary_key=True), _device(), _need("sid", sql.String(36)),
+    _need("channel", sql.String(8)), _need("target", sql.String(320)), _text("address", 500),
+    _need("created_at", _BIG), sql.UniqueConstraint(
+        "device", "sid", "channel", "target", name="uq_alert"))
+outbox = _table(
+    "outbox", sql.Column("id", _NUMBER, primary_key=True),
+    _need("once", sql.String(200), unique=True),  # what must not be told twice
+    _need("channel", sql.String(8)), _need("target", sql.String(320)),
+    _need("subject", sql.String(200)), _need("body", sql.Text), _need("created_at", _BIG),
+    _need("next_at", _BIG, index=True), _need("attempts", sql.Integer, server_default="0"),
+    _may("sent_at"), _text("error", 200))
+commands = _table(
+    "command", _need("id", sql.String(36), primary_key=True), _device(),
+    _need("op", sql.String(32)), _need("args", sql.Text), _need("by", sql.String(64)),
+    _need("created_at", _BIG), _need("expires_at", _BIG), _may("sent_at", index=True),
+    _may("answered_at"), _text("answer", 1000))
+audit = _table(
+    "audit", sql.Column("id", _NUMBER, primary_key=True), _need("at", _BIG, index=True),
+    _need("who", sql.String(64)), _need("what", sql.String(32)), _text("subject", 64),
+    _text("detail", 500))
