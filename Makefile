@@ -28,7 +28,7 @@ bench-rig: setup
 	@$(EVMETER) bench-rig $(if $(METER),--meter $(METER)) $(if $(BAUD),--baud $(BAUD))
 
 test:
-	@$(SETUP) --require micropython,mosquitto,pyocmf,node-ocmf,ocpi
+	@$(SETUP) --require micropython,mosquitto,postgres,chromium,pyocmf,node-ocmf,ocpi
 	@$(EVMETER) selftest
 
 bench: setup

@@ -1,6 +1,6 @@
 """Sets up everything under build/: Python packages, MicroPython, mosquitto, verifiers.
 
-    python3 tools/setup/bootstrap.py [--require micropython,mosquitto,pyocmf,node-ocmf]
+    python3 tools/setup/bootstrap.py [--require micropython,mosquitto,pyocmf,node-ocmf,...]
 
 Needs Python 3.11, nothing else; no root. A second run finds everything in place. What is missing
 is told in one line each and written to build/setup.json; with --require it is an error (exit code
@@ -33,6 +33,13 @@ _MICROPYTHON = ("micropython", "libc6", "libffi8", "libmbedcrypto16", "libmbedtl
 _MOSQUITTO = ("mosquitto", "libmosquitto1", "libdlt2", "libcjson1", "libwrap0", "libcap2",
               "libssl3", "libssl3t64", "libsystemd0", "libnsl2", "libtirpc3", "libtirpc3t64",
               "libwebsockets17", "libwebsockets19t64")
+_POSTGRES = ("postgresql-15", "postgresql-17", "libpq5", "libicu72", "libicu76", "libxml2",
+             "libldap-2.5-0", "libldap2", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3",
+             "libkrb5support0", "libkeyutils1", "libcom-err2", "libsasl2-2", "liblz4-1",
+             "libzstd1", "libssl3", "libssl3t64", "libsystemd0", "libgcrypt20", "libgpg-error0",
+             "libgnutls30", "libgnutls30t64", "libp11-kit0", "libidn2-0", "libunistring2",
+             "libunistring5", "libtasn1-6", "libhogweed6", "libhogweed6t64", "libnettle8",
+             "libnettle8t64", "libgmp10", "libffi8", "liburing2", "libnuma1")
 _LEAST_MICROPYTHON = (1, 25)
 # what the host board and the uplink need of it
 _PROBE = ("import sys, asyncio, hashlib, os, socket\nfrom vfs import VfsLfs2\n"
@@ -154,12 +161,12 @@ def _in_path(name):
             yield found
 
 
-def _program(name, wanted, version_of, fetched, fetch):
+def _program(name, wanted, version_of, fetched, fetch, use='exec "%s" "$@"\n'):
     """A program at build/bin/<name>, from PATH or fetched; what a step returns.
 
     `wanted` says what is looked for; `version_of(program)` is its version or "" where it will not
     do; `fetched(folder)` writes the wrapper of the unpacked one and returns its version or "";
-    `fetch(folder)` unpacks it.
+    `fetch(folder)` unpacks it; `use` is the wrapper's text around one from PATH.
     """
     variable = "EVMETER_" + name.upper()
     way = os.environ.get(variable, "")
@@ -172,7 +179,7 @@ def _program(name, wanted, version_of, fetched, fetch):
         for program in _in_path(name) if way != "fetch" else ():
             version = version_of(program)
             if version:
-                return _script(name, 'exec "%s" "$@"\n' % program), version, "from PATH"
+                return _script(name, use % program), version, "from PATH"
         if way == "path":
             raise SetupError("PATH has no " + wanted)
         words = "in place"
@@ -276,6 +283,73 @@ def _fetched_mosquitto(folder):
         'exec "$R/usr/sbin/mosquitto" "$@"\n' % ":".join("$R/%s" % path for path in libraries)))
 
 
+# -- PostgreSQL and a browser: what the backend is tested with --
+
+def _version_of(program, *words):
+    """The last word of what `program --version` answers, if it begins with `words`."""
+    try:
+        done = subprocess.run([str(program), "--version"], capture_output=True, text=True,
+                              check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = done.stdout.replace("(PostgreSQL)", "").split()
+    return found[len(words)] if tuple(found[:len(words)]) == words else ""
+
+
+def _libraries(folder):
+    """The value of LD_LIBRARY_PATH for what was unpacked into `folder`, seen from `$R`."""
+    return ":".join("$R/%s" % path.relative_to(folder)
+                    for pattern in ("usr/lib/*-linux-*", "lib/*-linux-*",
+                                    "usr/lib/*-linux-*/pulseaudio")
+                    for path in sorted(folder.glob(pattern)))
+
+
+def postgres():
+    """PostgreSQL at build/bin/postgres: `postgres NAME ...` runs its program NAME."""
+    return _program(
+        "postgres", "PostgreSQL", _good_postgres, _fetched_postgres,
+        lambda folder: debian.fetch(debian.codename(), _POSTGRES, folder, ()),
+        'P="$(dirname "$(readlink -f "%s")")/$1"\nshift\nexec "$P" "$@"\n')
+
+
+def _good_postgres(program):
+    return _version_of(program, "postgres")
+
+
+def _fetched_postgres(folder):
+    for binaries in sorted(folder.glob("usr/lib/postgresql/*/bin"), reverse=True):
+        wrapper = _script(
+            "postgres",
+            'R="$H/../postgres"\n'
+            'export LD_LIBRARY_PATH="%s"\n'
+            'P="$R/%s/$1"\nshift\nexec "$P" "$@"\n'
+            % (_libraries(folder), binaries.relative_to(folder)))
+        done = subprocess.run([str(wrapper), "initdb", "--version"], capture_output=True,
+                              text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout.split()[2]
+    return ""
+
+
+def chromium():
+    """Chromium at build/bin/chromium, with what it needs and the system has not installed."""
+    return _program(
+        "chromium", "Chromium", lambda program: _version_of(program, "Chromium"),
+        _fetched_chromium,
+        lambda folder: debian.fetch(debian.codename(), ("chromium",), folder, ("chromium",),
+                                    closure=True))
+
+
+def _fetched_chromium(folder):
+    if not (folder / "usr/lib/chromium/chromium").exists():
+        return ""
+    return _version_of(_script(
+        "chromium",
+        'R="$H/../chromium"\n'
+        'export LD_LIBRARY_PATH="$R/usr/lib/chromium:%s"\n'
+        'exec "$R/usr/lib/chromium/chromium" "$@"\n' % _libraries(folder)), "Chromium")
+
+
 # -- verifiers that are not ours --
 
 def pyocmf():
@@ -325,6 +399,8 @@ _STEPS = (
     ("micropython", "MicroPython for the host", micropython),
     ("upy-lib", "umqtt.simple and logging", device_packages),
     ("mosquitto", "mosquitto", mosquitto),
+    ("postgres", "PostgreSQL", postgres),
+    ("chromium", "Chromium", chromium),
     ("pyocmf", "verifier pyocmf", pyocmf),
     ("node-ocmf", "verifier @road-labs/ocmf", node_ocmf),
     ("ocpi", "OCPI models", ocpi_models),

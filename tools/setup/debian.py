@@ -109,8 +109,9 @@ def stanza(fields, suite):
     return "\n".join(lines) + "\n"
 
 
-def fetch(suite, names, folder, needed):
+def fetch(suite, names, folder, needed, *, closure=False):
     """Unpack the packages `names` of `suite` into `folder`; only those in `needed` must exist.
+    With `closure` also what they depend on and the system has not installed.
 
     Raises FetchError.
     """
@@ -119,14 +120,14 @@ def fetch(suite, names, folder, needed):
     reasons = []
     for fields in archives(sources(), codename()):
         try:
-            _fetch(stanza(fields, suite), names, Path(folder), needed)
+            _fetch(stanza(fields, suite), names, Path(folder), needed, closure)
             return
         except FetchError as error:
             reasons.append(str(error))
     raise FetchError(reasons[0])
 
 
-def _fetch(source, names, folder, needed):
+def _fetch(source, names, folder, needed, closure):
     apt = folder.parent / (folder.name + ".apt")
     shutil.rmtree(apt, ignore_errors=True)
     for part in ("state/lists/partial", "cache/archives/partial", "sources", "debs"):
@@ -141,6 +142,8 @@ def _fetch(source, names, folder, needed):
         command += ["-o", setting]
     try:
         _run([*command, "update"], apt)
+        if closure:
+            names = _closure(command, names, apt)
         for name in names:
             try:
                 _run([*command, "download", name], apt / "debs")
@@ -154,12 +157,21 @@ def _fetch(source, names, folder, needed):
         shutil.rmtree(apt, ignore_errors=True)
 
 
+def _closure(command, names, folder):
+    """The packages that apt would install for `names`; nothing is locked or installed."""
+    lines = _run([*command, "-o", "Debug::NoLocking=1", "--no-install-recommends", "install",
+                  "--print-uris", *names], folder).splitlines()
+    found = [line.split()[1].partition("_")[0] for line in lines if line.startswith("'")]
+    return list(dict.fromkeys([*names, *found]))
+
+
 def _run(command, folder):
     done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line[2:].strip() for line in lines if line.startswith("E:")] or lines
         raise FetchError("%s: %s" % (command[0], errors[0] if errors else "no reason given"))
+    return done.stdout
 
 
 def loader(folder):

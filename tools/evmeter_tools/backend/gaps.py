@@ -37,6 +37,7 @@ class Gaps:
             self._look_at(device, line, begun)
         self._close(lines, begun)
         self._ask(lines, begun)
+        self._tell(begun)
         self._seen_at = begun
 
     def _look_at(self, device, line, at):
@@ -81,24 +82,20 @@ class Gaps:
                         gaps.c.first == gap.first).values(
                             missing=missing, asked_at=None,
                             closed_at=None if missing else at))
-            open_gaps = {row.device: row.missing for row in connection.execute(
-                sql.select(gaps.c.device, sql.func.sum(gaps.c.missing).label("missing")).where(
-                    gaps.c.closed_at.is_(None)).group_by(gaps.c.device))}
-            self._tell(connection, open_gaps, at)
 
-    @staticmethod
-    def _tell(connection, missing, at):
+    def _tell(self, at):
         """The alarm stands for as long as there is a gap that was worth asking for."""
-        for device, number in missing.items():
-            asked = connection.execute(sql.select(gaps.c.first).where(
-                gaps.c.device == device, gaps.c.closed_at.is_(None),
-                gaps.c.asked > 0)).first()
-            if asked:
+        with self._store.engine.begin() as connection:
+            asked = dict(connection.execute(
+                sql.select(gaps.c.device, sql.func.sum(gaps.c.missing)).where(
+                    gaps.c.closed_at.is_(None), gaps.c.asked > 0).group_by(
+                        gaps.c.device)).all())
+            for device, number in asked.items():
                 notices.raise_alarm(connection, device, notices.GAP, notices.WARNING,
                                     "%d records are missing" % number, at, at)
-        for device in notices.with_open(connection, notices.GAP):
-            if device not in missing:
-                notices.clear_alarm(connection, device, notices.GAP, at)
+            for device in notices.with_open(connection, notices.GAP):
+                if device not in asked:
+                    notices.clear_alarm(connection, device, notices.GAP, at)
 
     def _ask(self, lines, at):
         asked = {}
