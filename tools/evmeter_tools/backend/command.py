@@ -1,10 +1,12 @@
 """`evmeter backend ...`: run the collector, enrol a device, look at what is stored."""
 
 import contextlib
+import getpass
 import hashlib
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -150,9 +152,7 @@ def run(
     if share and store.is_sqlite:
         raise UserError("--share needs --db postgresql://...: SQLite serves one process")
     name = "%s-%d" % (socket.gethostname()[:20], os.getpid()) if share else "collector"
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended = _until_told()
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         if broker:
@@ -173,13 +173,99 @@ def run(
             from evmeter_tools.web.server import Server, Settings
 
             server = Server(store, Settings(
-                channels=channels, public_url=public_url, secure=bool(tls or behind_proxy),
-                title="evmeter"), web_listen, web_port, tls)
+                channels=channels, public_url=public_url, secure=bool(tls or behind_proxy)),
+                web_listen, web_port, tls)
             server.start()
             stack.callback(server.stop)
             print("pages at %s" % server.url, flush=True)
+            _first_account(store)
         ended.wait()
     print("%d messages stored" % collector.stored)
+
+
+def _first_account(store):
+    """Without one nobody could log in: its password is told once."""
+    from evmeter_tools.web import access
+
+    if not access.account_names(store):
+        password = secrets.token_urlsafe(12)
+        access.set_account(store, "operator", access.OPERATOR, password)
+        print("first account: operator, password %s; more by 'evmeter backend user'" % password,
+              flush=True)
+
+
+def user(
+    name: Annotated[str, typer.Argument(help="Name to log in with; without one: list them")] = "",
+    role: Annotated[
+        str, typer.Option(help="viewer: sees everything; operator: acknowledges, commands")
+    ] = "viewer",
+    remove: Annotated[bool, typer.Option("--remove", help="Take the account away")] = False,
+    db: _Database = _DEFAULT_DB,
+):
+    """Make or change an account for the pages; the password is asked for, or EVMETER_PASSWORD.
+
+    Example: evmeter backend user ann --role operator
+    """
+    from evmeter_tools.web import access
+
+    store = _open(db)
+    try:
+        if not name:
+            for each, its_role in access.account_names(store):
+                print("%-32s %s" % (each, its_role))
+        elif remove:
+            if not access.remove_account(store, name):
+                raise UserError("there is no account %s" % name[:64])
+            print("removed %s" % name)
+        else:
+            password = os.environ.get("EVMETER_PASSWORD") or getpass.getpass("password: ")
+            access.set_account(store, name, role, password)
+            print("%s is %s" % (name, role))
+    finally:
+        store.close()
+
+
+def web(
+    db: _Database = _DEFAULT_DB,
+    web_port: Annotated[int, typer.Option(help="Port of the pages")] = 8080,
+    web_listen: Annotated[str, typer.Option(help="Address of the pages")] = HOST,
+    public_url: Annotated[
+        str, typer.Option(help="What drivers reach the pages by; for links and QR codes")] = "",
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM")] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="A proxy in front of the pages does TLS")
+    ] = False,
+    smtp: Annotated[str, typer.Option(help="Mail server, as given to backend run")] = "",
+    ntfy: Annotated[str, typer.Option(help="ntfy server, as given to backend run")] = "",
+):
+    """Serve the pages alone, beside collectors that run elsewhere on the same database.
+
+    Example: evmeter backend web --db postgresql://evmeter@localhost/evmeter --web-port 8080
+    """
+    from evmeter_tools.web.server import Server, Settings
+
+    tls = _pair_of_files(tls_cert, tls_key)
+    _beyond(web_listen, tls, behind_proxy)
+    store = _open(db)
+    server = Server(store, Settings(
+        channels=Channels(smtp=smtp, ntfy=ntfy), public_url=public_url,
+        secure=bool(tls or behind_proxy)), web_listen, web_port, tls)
+    ended = _until_told()
+    server.start()
+    print("pages at %s" % server.url, flush=True)
+    _first_account(store)
+    ended.wait()
+    server.stop()
+    store.close()
+
+
+def _until_told():
+    """Set by Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
 
 
 def key_id(spki):

@@ -1,0 +1,168 @@
+"""A session as its driver sees it: progress while it goes on, the verified receipt afterwards."""
+
+import json
+
+import sqlalchemy as sql
+
+from evmeter_tools import firmware
+from evmeter_tools.backend.live import OFFLINE, whole
+from evmeter_tools.backend.store import now_ms
+from evmeter_tools.backend.tables import alerts, chargers, keys, samples, sessions, states
+from evmeter_tools.errors import UserError
+from evmeter_tools.receipt.content import sheet
+from evmeter_tools.verify.check import check_record, check_session
+
+_MOST_SAMPLES = 400
+_MOST_ALERTS = 3
+# what the firmware's progress says (session/progress.py), for people
+_WORDS = {
+    "charging": "Charging", "paused_by_car": "Paused by the vehicle",
+    "paused_by_charger": "Paused by the charger", "waiting_for_car": "Waiting for the vehicle",
+    "no_current_in_c": "The vehicle draws no current", "fault": "Interrupted: charger fault",
+    "finished_estimated": "Fully charged (estimated)"}
+_PHASES = {"connected": "Connected", "charging": "Charging", "suspended_ev":
+           "Paused by the vehicle", "suspended_evse": "Paused by the charger",
+           "fault": "Interrupted: charger fault"}
+
+
+def verdict(store, device, sid):
+    """The judged session (verify.sessions.Session) with its stored records; None without any."""
+    with store.engine.connect() as connection:
+        trusted = dict(connection.execute(sql.select(keys.c.key_id, keys.c.spki).where(
+            keys.c.device == device)).all())
+    records = [check_record(json.loads(row.payload).get("ocmf", ""), trusted.get(row.key_id))
+               for row in store.rows(device, "rec", sid)]
+    readable = [record for record in records if record.payload is not None]
+    return check_session(readable, sid) if readable else None
+
+
+def current_session(store, device):
+    """The session that a charger has now, "" where it has none."""
+    with store.engine.connect() as connection:
+        return connection.execute(sql.select(states.c.sid).where(
+            states.c.device == device)).scalar() or ""
+
+
+def _samples(connection, device, sid):
+    """[[Unix ms, mW, mWh]] over the whole session, as many as a plot can show."""
+    rows = connection.execute(sql.select(
+        samples.c.at_ms, samples.c.power_mw, samples.c.session_mwh).where(
+            samples.c.device == device, samples.c.sid == sid).order_by(samples.c.at_ms)).all()
+    step = -(-len(rows) // _MOST_SAMPLES) or 1
+    kept = rows[::step]
+    if rows and kept[-1] is not rows[-1]:
+        kept.append(rows[-1])
+    return [list(row) for row in kept]
+
+
+def tariff_windows(store, device, at_ms):
+    """The tariff's window at an instant and the one after it, from the configuration that the
+    device reports; {} where it reports none."""
+    reported = store.newest(device, "cfg")
+    settings = reported.get("cfg") if isinstance(reported.get("cfg"), dict) else reported
+    try:
+        if not isinstance(settings.get("tariff"), dict):
+            return {}
+        firmware.reach()
+        from evmeter.session.tariff import Tariff
+
+        tariff = Tariff(settings["tariff"])
+        at_s = at_ms // 1000
+        until_s = tariff.next_boundary_s(at_s)
+        now, then = tariff.window_at(at_s), tariff.window_at(until_s)
+    except (UserError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return {}  # what a device reports is shown where it can be read
+    found = {"currency": tariff.currency, "now": {
+        "name": tariff.name(now), "centiminor_per_kwh": tariff.price(now)}}
+    if then != now:
+        found["until_ms"] = until_s * 1000
+        found["next"] = {"name": tariff.name(then), "centiminor_per_kwh": tariff.price(then)}
+    return found
+
+
+def view(store, device, sid):
+    """What the driver's page shows, as a dict; None where the session is not known."""
+    at = now_ms()
+    with store.engine.connect() as connection:
+        row = connection.execute(sql.select(sessions).where(
+            sessions.c.device == device, sessions.c.sid == sid)).first()
+        state = connection.execute(sql.select(states).where(states.c.device == device)).first()
+        label = connection.execute(sql.select(chargers.c.label).where(
+            chargers.c.device == device)).scalar()
+        points = _samples(connection, device, sid)
+    is_now = state is not None and state.sid == sid
+    if row is None and not is_now:
+        return None
+    found = {"now_ms": at, "sid": sid, "charger": label or device, "ended": False,
+             "begin_ms": row.begin_ms if row else None, "samples": points,
+             "online": bool(state and state.online), "heard_at": state.heard_at if state else None}
+    if row is not None and row.state == "complete":
+        return {**found, **_ended(store, row)}
+    found["state"] = "ending" if not is_now else state.state if state.online else OFFLINE
+    found.update(_running(store, device, sid, state if is_now else None))
+    found["tariff"] = tariff_windows(store, device, at) or found["tariff"]
+    return found
+
+
+def _running(store, device, sid, state):
+    status = store.newest(device, "status")
+    status = status if status.get("sid") == sid else {}
+    progress = status.get("prog") if isinstance(status.get("prog"), str) else ""
+    phase = state.state if state else ""
+    found = {
+        "words": _WORDS.get(progress) or _PHASES.get(phase) or "Connecting",
+        "progress": progress, "power_mw": state.power_mw if state else None,
+        "energy_mwh": state.session_mwh if state else None,
+        "elapsed_s": whole(status.get("el_s")), "overstay_s": whole(status.get("over_s")),
+        "eta_s": whole(status.get("eta_s")), "offered_ma": whole(status.get("i_max_ma")),
+        "cost_minor": whole(status.get("cost_info")), "tariff": {}}
+    price, name = whole(status.get("price")), status.get("wname")
+    if price is not None and isinstance(name, str):
+        currency = status.get("cur")
+        found["tariff"] = {"currency": currency if isinstance(currency, str) else "",
+                           "now": {"name": name[:40], "centiminor_per_kwh": price}}
+    return found
+
+
+def _ended(store, row):
+    judged = verdict(store, row.device, row.sid)
+    content = sheet(judged, True)
+    return {
+        "ended": True, "state": "ended", "words": "Session ended", "progress": "",
+        "end_ms": row.end_ms, "energy_mwh": judged.energy_mwh, "gap_mwh": row.gap_mwh,
+        "billable": judged.billable, "tariff": {},
+        "receipt": {"ok": content.ok, "verdict": content.verdict,
+                    "rows": [list(each) for each in content.rows],
+                    "parts": [list(each) for each in content.parts],
+                    "findings": content.findings, "notices": list(content.notices),
+                    "key": content.key, "records": content.records}}
+
+
+# -- alerts --
+
+def alert_rows(store, device, sid):
+    """The alerts that are set up for a session."""
+    with store.engine.connect() as connection:
+        return [{"id": row.id, "channel": row.channel, "target": row.target}
+                for row in connection.execute(sql.select(alerts).where(
+                    alerts.c.device == device, alerts.c.sid == sid).order_by(alerts.c.id))]
+
+
+def add_alert(store, device, sid, channel, target, address):
+    """Tell `target` of what happens in a session. Raises UserError where there are enough."""
+    with store.engine.begin() as connection:
+        number = connection.execute(sql.select(sql.func.count()).where(
+            alerts.c.device == device, alerts.c.sid == sid)).scalar()
+        if number >= _MOST_ALERTS:
+            raise UserError("at most %d alerts a session" % _MOST_ALERTS)
+        connection.execute(store.insert(alerts).values(
+            device=device, sid=sid, channel=channel, target=target, address=address,
+            created_at=now_ms()).on_conflict_do_nothing())
+
+
+def remove_alert(store, device, sid, number):
+    """Tell nobody any more; returns whether there was such an alert."""
+    with store.engine.begin() as connection:
+        return connection.execute(sql.delete(alerts).where(
+            alerts.c.device == device, alerts.c.sid == sid,
+            alerts.c.id == number)).rowcount > 0

@@ -1,0 +1,47 @@
+import { $, act, api, h, kwh, live, put, shortly, span } from "./common.js";
+
+const PAGE = 50;
+let rows = [];
+
+const hrefOf = (session) => `/chargers/${session.device}/sessions/${session.sid}`;
+
+function verdict(session) {
+  const [kind, name] = !session.ok ? ["bad", "Not verified"] : session.state === "open" ? ["busy", "Open"]
+    : session.billable ? ["good", "Verified"] : ["", "Verified, not billable"];
+  return h("span", { class: `badge ${kind}` }, name);
+}
+
+const energy = (session) => (session.energy_mwh === null ? "–" : `${kwh(session.energy_mwh)} kWh`);
+const go = (session) => ({ class: "go", on: { click: () => location.assign(hrefOf(session)) } });
+
+/** A row for the page of one charger. */
+export const shortRow = (session) => h("tr", go(session),
+  h("td", {}, h("a", { href: hrefOf(session) }, shortly(session.begin_ms)), h("small", {}, session.sid)),
+  h("td", { class: "number" }, energy(session)), h("td", { class: "number" }, verdict(session)));
+
+const row = (session) => h("tr", go(session),
+  h("td", {}, h("a", { href: hrefOf(session) }, session.sid)), h("td", {}, verdict(session)),
+  h("td", {}, shortly(session.begin_ms)), h("td", { class: "number" }, energy(session)),
+  h("td", { class: session.end_ms ? null : "blank" }, session.end_ms ? span((session.end_ms - session.begin_ms) / 1000) : "–"));
+
+function show() {
+  put("#sessions tbody", rows.length ? rows.map(row)
+    : h("tr", {}, h("td", { class: "empty", colspan: 5 }, "There was no session yet.")));
+}
+
+async function refresh() {
+  if (rows.length > PAGE) return;  // somebody reads on
+  rows = await api(`/api/v1/sessions?limit=${PAGE}`);
+  $("#older").hidden = rows.length < PAGE;
+  show();
+}
+
+if ($("#older")) {
+  $("#older").addEventListener("click", act(async () => {
+    const more = await api(`/api/v1/sessions?limit=${PAGE}&before_ms=${rows.at(-1).begin_ms}`);
+    rows = rows.concat(more);
+    $("#older").hidden = more.length < PAGE;
+    show();
+  }));
+  live(refresh, (change) => change.sessions);
+}
