@@ -28,6 +28,7 @@ class FakeDevice:
         self.host = []
         self.pubacks = 0
         self._page = 0
+        self._begun = {}
         self._hash = "0" * 32
         self._changed = threading.Condition()
         self._client = None
@@ -44,13 +45,17 @@ class FakeDevice:
         return text + b', "sg": "%s"}' % signature.hex().encode()
 
     def record(self, seq, kind="begin", register_mwh=1_000_000, sid=None, broken=False):
-        """The bytes of a message with a signed record; a complete one begins 1 kWh lower."""
+        """The bytes of a message with a signed record; a complete one begins as its begin record
+        did, without one 1 kWh lower."""
         self._page += 1
         if sid is None:
             sid = "%s-%06d" % (self.name, self._page)
         readings = [(_START_MS + seq * 1000, "I", "B", register_mwh, "", "G")]
+        if kind == "begin":
+            self._begun[sid] = readings[0]
         if kind == "complete":
-            readings = [(_START_MS, "I", "B", register_mwh - 1_000_000, "", "G"),
+            begin = _START_MS, "I", "B", register_mwh - 1_000_000, "", "G"
+            readings = [self._begun.get(sid, begin),
                         (_START_MS + seq * 1000, "I", "E", register_mwh, "", "G")]
         text = ocmf.payload(kind, {"GS": self.name, "MS": "4711"}, self._page, 1000, readings,
                             [("ZP", self._hash), ("ZS", sid)])

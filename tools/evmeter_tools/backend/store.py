@@ -240,16 +240,15 @@ class Store:
         row = {"device": entry.device, "sid": entry.sid, "key_id": entry.key_id,
                "changed_at": now_ms(), "ok": True, **entry.facts}
         statement = self.insert(sessions).values(row)
+        # both records must begin alike; a second complete one is no sound one
+        agrees = sql.and_(sessions.c.ok, *(
+            sessions.c[name] == row[name] for name in ("begin_ms", "begin_mwh", "key_id")))
+        update = {"ok": agrees, "changed_at": row["changed_at"]}
         if row["state"] == "complete":
-            # a second complete record for one session is no sound one
-            row["ok"] = sql.and_(sessions.c.ok, sessions.c.state != "complete")
-            statement = statement.on_conflict_do_update(
-                index_elements=[sessions.c.device, sessions.c.sid],
-                set_={name: value for name, value in row.items()
-                      if name not in ("device", "sid")})
-        else:
-            statement = statement.on_conflict_do_nothing()
-        connection.execute(statement)
+            update = {name: value for name, value in row.items() if name not in ("device", "sid")}
+            update["ok"] = sql.and_(agrees, sessions.c.state != "complete")
+        connection.execute(statement.on_conflict_do_update(
+            index_elements=[sessions.c.device, sessions.c.sid], set_=update))
 
     def contiguous(self, device, key_ids, above=0):
         """The highest number up to which every number after `above` is stored under `key_ids` (a

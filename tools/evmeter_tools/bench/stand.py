@@ -26,13 +26,14 @@ class Bench:
     checks against the register, or with `pulse_meter` reads in its place. `meter_settings`: of the
     configuration's `meter`, a dict; its profile is the one that is emulated. `rig_options`: more
     options of bench/rig.py, as ("--set", "low_mv=-10700"). `config`: more of the device's
-    configuration, by section. `web_port`: of the backend's pages; 0 for none.
+    configuration, by section. `web_port`: of the backend's pages, 0 for none; `backend_options`:
+    more of `evmeter backend run`.
     """
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
                  checkpoint_s=60, battery=True, broker_kind=None, interpreter=None,
                  front_end="fe3", pulses=0, pulse_meter=False, meter_settings=(), rig_options=(),
-                 config=None, web_port=0):
+                 config=None, web_port=0, backend_options=()):
         self.folder = Path(folder).resolve()
         self.device_id = device_id
         self.notices = []
@@ -47,7 +48,7 @@ class Bench:
         self._imp = pulses
         self._pulse_meter = pulse_meter
         self._reading = {"profile": "eastron_sdm120", "baud": baud, **dict(meter_settings)}
-        self._web_port = web_port
+        self._backend_options = ["--web-port", str(web_port), *backend_options]
         self._collector = None
         self._parts = []
         self._broker = Broker(self.folder / "broker", kind=broker_kind)
@@ -118,8 +119,7 @@ class Bench:
     def _start_collector(self):
         command = [sys.executable, "-m", "evmeter_tools.cli", "backend", "run",
                    "--db", str(self.database), "--broker",
-                   "%s:%d" % (self._broker.host, self._broker.port),
-                   "--web-port", str(self._web_port)]
+                   "%s:%d" % (self._broker.host, self._broker.port), *self._backend_options]
         env = dict(os.environ, PYTHONPATH=str(ROOT / "tools"))
         with (self.folder / "backend.log").open("ab") as log:
             self._collector = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,

@@ -29,17 +29,20 @@ class Feed:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._seen = {}
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread = None
 
     def start(self):
         """Begin to ask."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self._thread.start()
 
     def stop(self):
         """End it, and every stream that is open."""
         self._stopping.set()
         self._tell(None)
-        self._thread.join()
+        if self._thread:
+            self._thread.join()
 
     def subscribe(self):
         """A queue for this event loop, None where there are too many readers."""
