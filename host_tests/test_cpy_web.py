@@ -243,7 +243,10 @@ def test_a_driver_sees_the_session_and_no_name(web):
                                                                      250_000)
     assert (view["cost_minor"], view["tariff"]["now"]["centiminor_per_kwh"]) == (10, 3974)
     assert 200 < len(view["samples"]) <= 402 and view["samples"][0][0] == 1
-    assert view["receipt"] is None
+    web.say("cp-1", tel={"p_mw": 7_200_000, "s_mwh": 1_250_000, "sid": web.sid})
+    view = web.client().get("/api/v1/driver/" + token).json()
+    assert view["cost_minor"] == 10 + 40  # 1 kWh more at 39.74 cent
+    assert view["elapsed_s"] >= 125 and view["receipt"] is None
     assert web.client().get("/api/v1/driver/%s/receipt.xml" % token).status_code == 404
     web.say("cp-1", avail=b"offline")
     view = web.client().get("/api/v1/driver/" + token).json()

@@ -282,14 +282,18 @@ class Store:
 
     def newest(self, device, topic):
         """The newest live message of a topic as a dict; {} where there is none or no JSON."""
+        return self.newest_at(device, topic)[0]
+
+    def newest_at(self, device, topic):
+        """The same with the Unix ms at which it came, 0 where there is none."""
         with self.engine.connect() as connection:
-            payload = connection.execute(sql.select(live.c.payload).where(
-                live.c.device == device, live.c.topic == topic)).scalar()
+            row = connection.execute(sql.select(live.c.payload, live.c.received_at).where(
+                live.c.device == device, live.c.topic == topic)).first()
         try:
-            found = json.loads(payload or b"{}")
+            found = json.loads(row.payload) if row else {}
         except (ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            found = {}
+        return (found if isinstance(found, dict) else {}), row.received_at if row else 0
 
     # -- copies --
 

@@ -13,6 +13,7 @@ from evmeter_tools.receipt.content import sheet
 from evmeter_tools.verify.check import check_record, check_session
 
 _MOST_SAMPLES = 400
+_UNIT = 100_000_000  # mWh in a kWh times hundredths in a minor unit
 _MOST_ALERTS = 3
 # what the firmware's progress says (session/progress.py), for people
 _WORDS = {
@@ -105,22 +106,36 @@ def view(store, device, sid):
 
 
 def _running(store, device, sid, state):
-    status = store.newest(device, "status")
-    status = status if status.get("sid") == sid else {}
+    """Of a session that goes on. A status message comes when something changes: what has gone on
+    since then is added by the backend's own clock and the newest register."""
+    status, came_at = store.newest_at(device, "status")
+    if status.get("sid") != sid:
+        status = {}
+    since_s = (now_ms() - came_at) // 1000
+
+    def going_on(name):
+        value = whole(status.get(name))
+        return None if value is None else value + since_s
+
     progress = status.get("prog") if isinstance(status.get("prog"), str) else ""
     phase = state.state if state else ""
+    energy_mwh = state.session_mwh if state else None
     found = {
         "words": _WORDS.get(progress) or _PHASES.get(phase) or "Connecting",
         "progress": progress, "power_mw": state.power_mw if state else None,
-        "energy_mwh": state.session_mwh if state else None,
-        "elapsed_s": whole(status.get("el_s")), "overstay_s": whole(status.get("over_s")),
-        "eta_s": whole(status.get("eta_s")), "offered_ma": whole(status.get("i_max_ma")),
-        "cost_minor": whole(status.get("cost_info")), "tariff": {}}
-    price, name = whole(status.get("price")), status.get("wname")
+        "energy_mwh": energy_mwh, "elapsed_s": going_on("el_s"),
+        "overstay_s": going_on("over_s"), "eta_s": whole(status.get("eta_s")),
+        "offered_ma": whole(status.get("i_max_ma")), "cost_minor": None, "tariff": {}}
+    price, name, cost_minor = whole(status.get("price")), status.get("wname"), whole(
+        status.get("cost_info"))
     if price is not None and isinstance(name, str):
         currency = status.get("cur")
         found["tariff"] = {"currency": currency if isinstance(currency, str) else "",
                            "now": {"name": name[:40], "centiminor_per_kwh": price}}
+        if None not in (cost_minor, energy_mwh, whole(status.get("s_mwh"))):
+            more_mwh = max(0, energy_mwh - status["s_mwh"])
+            cost_minor += (more_mwh * price + _UNIT // 2) // _UNIT
+    found["cost_minor"] = cost_minor
     return found
 
 

@@ -2,7 +2,7 @@
 
 const NS = "http://www.w3.org/2000/svg";
 const HEIGHT = 220;
-const LEFT = 44;
+const LEFT = 58;
 const BOTTOM = 24;
 const TOP = 10;
 
@@ -32,9 +32,9 @@ export function plot(points, unit, width) {
   const y = (value) => TOP + (1 - Math.max(value, 0) / most) * (HEIGHT - TOP - BOTTOM);
   for (let value = 0; value <= most + every / 2; value += every) {
     svg.append(node("line", { class: "axis", x1: LEFT, x2: width, y1: y(value), y2: y(value) }),
-      node("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, Number(value.toFixed(2))));
+      node("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" },
+        `${Number(value.toFixed(2))}${value + every / 2 > most ? ` ${unit}` : ""}`));
   }
-  svg.append(node("text", { x: 0, y: TOP + 4 }, unit));
   const short = length < 600_000;
   const form = { hour: "2-digit", minute: "2-digit", ...(short && { second: "2-digit" }) };
   for (const share of [0, 0.5, 1]) {
