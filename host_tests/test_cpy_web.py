@@ -12,8 +12,8 @@ from evmeter_tools.backend import notices
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.errors import UserError
-from evmeter_tools.verify.check import check_all, check_record
-from evmeter_tools.verify.read import find_records
+from evmeter_tools.verify.device import judge
+from evmeter_tools.verify.read import find_all
 from evmeter_tools.web import access, driver, fleet
 from evmeter_tools.web.feed import Feed, stream
 from evmeter_tools.web.server import Server
@@ -278,8 +278,7 @@ def test_the_receipt_verifies_by_itself_and_by_the_tools(web):
         answer = client.get("/api/v1/driver/%s/receipt.%s" % (token, kind))
         assert "attachment" in answer.headers["content-disposition"]
         key = bytes.fromhex(view["receipt"]["key"])
-        report = check_all([check_record(text, own or key)
-                            for text, own in find_records(answer.content, kind)])
+        report = judge(*find_all(answer.content, kind), key)
         assert report.ok and [each.energy_mwh for each in report.sessions] == [1_000_000]
     assert client.get("/api/v1/driver/%s/receipt.pdf" % token).content.startswith(b"%PDF")
     # a record that does not hold is said to, in the page too

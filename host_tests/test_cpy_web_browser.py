@@ -15,8 +15,8 @@ from evmeter_tools.backend.broker import free_port
 from evmeter_tools.backend.store import Store
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.paths import BUILD
-from evmeter_tools.verify.check import check_all, check_record
-from evmeter_tools.verify.read import find_records
+from evmeter_tools.verify.device import judge
+from evmeter_tools.verify.read import find_all
 from evmeter_tools.web import access
 
 _CHROMIUM = BUILD / "bin" / "chromium"
@@ -181,8 +181,8 @@ def test_from_the_meter_to_the_screens(stage, capsys):
     stage.shot(wide, "receipt")
     with driver.expect_download() as download:
         driver.click("text=S.A.F.E. XML")
-    found = find_records(download.value.path().read_bytes(), "xml")
-    report = check_all([check_record(text, stage.bench.spki) for text, _ in found])
+    found = find_all(download.value.path().read_bytes(), "xml")
+    report = judge(*found, bytes.fromhex(stage.bench.spki))
     assert report.ok and report.sessions[0].energy_mwh == int(
         round(_energy(driver) * 1_000_000))
 

@@ -242,7 +242,7 @@ class Store:
         statement = self.insert(sessions).values(row)
         # both records must begin alike; a second complete one is no sound one
         agrees = sql.and_(sessions.c.ok, *(
-            sessions.c[name] == row[name] for name in ("begin_ms", "begin_mwh", "key_id")))
+            sessions.c[name] == row[name] for name in ("begin_ms", "begin_mwh")))
         update = {"ok": agrees, "changed_at": row["changed_at"]}
         if row["state"] == "complete":
             update = {name: value for name, value in row.items() if name not in ("device", "sid")}

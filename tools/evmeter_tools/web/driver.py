@@ -7,10 +7,21 @@ import sqlalchemy as sql
 from evmeter_tools import firmware
 from evmeter_tools.backend.live import OFFLINE, whole
 from evmeter_tools.backend.store import now_ms
-from evmeter_tools.backend.tables import alerts, chargers, keys, samples, sessions, states
+from evmeter_tools.backend.tables import (
+    alerts,
+    chargers,
+    keys,
+    records,
+    samples,
+    sessions,
+    states,
+)
 from evmeter_tools.errors import UserError
 from evmeter_tools.receipt.content import sheet
-from evmeter_tools.verify.check import check_record, check_session
+from evmeter_tools.verify.audit import check_entries
+from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.device import check_all
+from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 
 _MOST_SAMPLES = 400
 _UNIT = 100_000_000  # mWh in a kWh times hundredths in a minor unit
@@ -27,14 +38,22 @@ _PHASES = {"connected": "Connected", "charging": "Charging", "suspended_ev":
 
 
 def verdict(store, device, sid):
-    """The judged session (verify.sessions.Session) with its stored records; None without any."""
+    """The judged session (verify.sessions.Session) with its stored records, and with what the
+    meter signed itself; None where no record can be read."""
     with store.engine.connect() as connection:
         trusted = dict(connection.execute(sql.select(keys.c.key_id, keys.c.spki).where(
             keys.c.device == device)).all())
-    records = [check_record(json.loads(row.payload).get("ocmf", ""), trusted.get(row.key_id))
-               for row in store.rows(device, "rec", sid)]
-    readable = [record for record in records if record.payload is not None]
-    return check_session(readable, sid) if readable else None
+        entries = connection.execute(sql.select(records.c.payload).where(
+            records.c.device == device, records.c.stream == "log",
+            sql.or_(records.c.sid == sid, records.c.kind == KEY_CHANGE)).order_by(
+                records.c.seq)).scalars().all()
+    verdicts = [check_record(json.loads(row.payload).get("ocmf", ""), trusted.get(row.key_id))
+                for row in store.rows(device, "rec", sid)]
+    found, before_key = check_entries(
+        [(bytes(payload).decode("utf-8", "surrogateescape"), None) for payload in entries],
+        {parse_key(spki) for spki in trusted.values()})
+    report = check_all(verdicts, entries=found, before_key=before_key, enrolled=True)
+    return next((session for session in report.sessions if session.id == sid), None)
 
 
 def current_session(store, device):
@@ -150,7 +169,8 @@ def _ended(store, row):
                     "rows": [list(each) for each in content.rows],
                     "parts": [list(each) for each in content.parts],
                     "findings": content.findings, "notices": list(content.notices),
-                    "key": content.key, "records": content.records}}
+                    "key": content.key, "records": content.records,
+                    "own": ["%s\n%s" % each for each in content.own]}}
 
 
 # -- alerts --

@@ -31,18 +31,21 @@ function tariff(view) {
 function receipt(view) {
   if (!view.receipt || receiptShown) return;
   receiptShown = true;
-  const { ok, verdict, rows, parts, findings, key, records, notices } = view.receipt;
+  const { ok, verdict, rows, parts, findings, key, records, own, notices } = view.receipt;
   $("#receipt").hidden = false;
   put("#verdict", h("span", { class: `badge ${ok ? "good" : "bad"}` }, ok ? "Verified" : "Not verified"));
   $("#judged").textContent = verdict;
   $("#judged").className = `notice ${ok ? "good" : "bad"}`;
   put("#receipt tbody", [...rows, ...parts.map(([from, to, energy]) => [`${from} to ${to}`, energy])].map(
     ([name, value]) => h("tr", {}, h("th", {}, name), h("td", {}, value))));
-  put("#files", [["pdf", "PDF"], ["xml", "S.A.F.E. XML"], ["ocmf", "OCMF text"]].map(
+  put("#files", [["pdf", "PDF"], ["xml", "S.A.F.E. XML"], ["ocmf", "OCMF text"],
+    ...(own.length ? [["meter.xml", "Meter's own XML"]] : [])].map(
     ([kind, name]) => h("a", { class: "button", href: `${base}/receipt.${kind}`, download: true }, name)));
   put("#findings", findings.map((text) => h("li", {}, text)));
   $("#key").textContent = key;
-  put("#records", records.map((text) => h("pre", {}, text)));
+  put("#records", [...records.map((text) => h("pre", {}, text)),
+    ...(own.length ? [h("p", { class: "dim" }, "Signed by the meter itself, with its own key:")] : []),
+    ...own.map((text) => h("pre", {}, text))]);
   put("#notices", notices.map((text) => h("p", {}, text)));
 }
 
