@@ -17,7 +17,7 @@ const go = (session) => ({ class: "go", on: { click: () => location.assign(hrefO
 /** A row for the page of one charger. */
 export const shortRow = (session) => h("tr", go(session),
   h("td", {}, h("a", { href: hrefOf(session) }, shortly(session.begin_ms)), h("small", {}, session.sid)),
-  h("td", { class: "number" }, energy(session)), h("td", { class: "number" }, verdict(session)));
+  h("td", { class: "number" }, energy(session), h("small", {}, verdict(session))));
 
 const row = (session) => h("tr", go(session),
   h("td", {}, h("a", { href: hrefOf(session) }, session.sid)), h("td", {}, verdict(session)),
