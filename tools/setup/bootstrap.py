@@ -1,4 +1,5 @@
-"""Sets up everything under build/: Python packages, MicroPython, mosquitto, verifiers.
+"""Sets up everything under build/: Python packages, MicroPython, mosquitto, verifiers, and on
+request what only the tests need.
 
     python3 tools/setup/bootstrap.py [--require micropython,mosquitto,pyocmf,node-ocmf,...]
 
@@ -406,6 +407,7 @@ _STEPS = (
     ("ocpi", "OCPI models", ocpi_models),
 )
 _OPTIONAL_WITHOUT_NODE = "node-ocmf"
+_FOR_TESTS = ("postgres", "chromium", "ocpi")  # large, and set up only where they are required
 
 
 def _fail(reason):
@@ -419,6 +421,8 @@ def _set_up(required):
         _fail("the Python packages cannot be installed: %s" % reason)
     result = {"found": {}, "versions": {}, "missing": {}}
     for name, title, function in _STEPS:
+        if name in _FOR_TESTS and name not in required:
+            continue
         where, version, reason = _step(title, function)
         if reason:
             result["missing"][name] = reason
