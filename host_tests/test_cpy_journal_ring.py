@@ -5,6 +5,7 @@ import json
 import pytest
 
 from evmeter.ledger import journal as frames
+from evmeter.ledger import ring_scan
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ring import RingStore
 from evmeter_tools.faults.ram_flash import BLOCK_BYTES, RamFlash
@@ -25,7 +26,7 @@ def _payload(seq):
 class _Device:
     def __init__(self, count):
         self.flash, self.nvs = RamFlash(_BLOCKS), MemoryNvs()
-        RingStore.format(self.flash)
+        ring_scan.lay(self.flash)
         self.start()
         for _ in range(count):
             self.append()

@@ -1,4 +1,4 @@
-from evmeter.ledger import StoreError, foreign
+from evmeter.ledger import StoreError, foreign, ring_scan
 from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ring import RingStore
@@ -17,7 +17,7 @@ def _nothing(kind, payload):
 
 def _formatted():
     _FLASH.wipe()
-    RingStore.format(_FLASH)
+    ring_scan.lay(_FLASH)
     return _FLASH
 
 
@@ -132,7 +132,7 @@ def test_blank_and_foreign_flash_is_reported_and_left_alone():
     assert "no ring" in str(raises(StoreError, RingStore(lambda: flash).open))
     assert foreign.what(lambda: flash) == "something else"
     assert flash.programs == flash.erases == 0
-    RingStore.format(flash)
+    ring_scan.lay(flash)
     assert flash.erases == _BLOCKS + 1
     assert _journal(flash, MemoryNvs()).faults == []
     assert foreign.what(lambda: flash) == "a ring of sectors"

@@ -1,6 +1,7 @@
 """What the ring keeps longest, and what it passes over."""
 
 from evmeter.ledger import journal as frames
+from evmeter.ledger import ring_scan
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ring import RingStore
 from fakes.memory_store import MemoryNvs
@@ -13,7 +14,7 @@ _BUFFER = bytearray(frames.MAX_PAYLOAD)
 
 def _formatted():
     _FLASH.wipe()
-    RingStore.format(_FLASH)
+    ring_scan.lay(_FLASH)
     return _FLASH
 
 

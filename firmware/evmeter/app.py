@@ -202,6 +202,7 @@ class App:
             self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, "%s; the flash holds %s"
                                % (error, foreign.what(self.board.journal_flash)))
             forget("evmeter.ledger", "foreign")
+        forget("evmeter.ledger", "ring_scan")
 
     def _build_conditions(self, settings):
         board = self.board

@@ -6,26 +6,14 @@ itself, so that its sectors wear alike. An append is one program and no erase, b
 a sector. What a power cut tears is told by its CRC; nothing is written behind it in that sector.
 """
 
-import struct
 from array import array
 
-from micropython import const
-
 from evmeter.ledger import StoreError
-from evmeter.ledger.sectors import HEAD, ROOM, SECTOR, UNIT, Sectors, padded
-from evmeter.ledger.small_files import MOST, SmallFiles
+from evmeter.ledger.sectors import HEAD, ROOM, UNIT, Sectors, padded
+from evmeter.ledger.small_files import MOST
 
-_MAGIC = b"EVJ1"
-_NAMES = ("cursor", "session", "refused")
-_LEAST_SMALL = const(4)  # sectors
-_LEAST = const(8)
-_FRAME_MAGIC = const(0x5AA5)  # of ledger/journal.py
-_CRC_BEHIND = const(25)
-
-
-def _parts(sectors):
-    """How many sectors the small files have."""
-    return max(_LEAST_SMALL, sectors.count // 16)
+MAGIC = b"EVJ1"
+NAMES = ("cursor", "session", "refused")
 
 
 class RingStore:
@@ -51,76 +39,29 @@ class RingStore:
         self.damaged = 0
 
     def open(self):
-        """Find what is on the flash. Raises StoreError where it holds no store."""
+        """Find what is on the flash. Raises StoreError where it holds no ring of sectors."""
+        from evmeter.ledger import ring_scan
+
         try:
-            self._sectors = sectors = Sectors(self._device())
-            if sectors.count < _LEAST:
-                raise StoreError("%d sectors are too few for a journal" % sectors.count)
-            if sectors.is_littlefs():  # whose free blocks may hold an older ring
-                raise StoreError("no ring of sectors, but a littlefs is there")
-            self._base = _parts(sectors)
-            self._count = sectors.count - self._base
-            self.capacity = self._count - 1
-            self._small = SmallFiles(sectors, self._base, _NAMES)
-            self._small.open()
-            if self._small.blocks != sectors.count:
-                raise StoreError("the journal was laid on %d sectors; the flash has %d"
-                                 % (self._small.blocks, sectors.count))
-            self.damaged = self._small.damaged
-            self._open_frames()
+            flash = self._device()
+            self._sectors = Sectors(flash)
+            (self._base, self._small, self.segments, self._places, self._newest, self._counter,
+             self._size, self.damaged, odd, stale) = ring_scan.find(flash, NAMES)
+            self._count = count = len(self._places)
+            self.capacity = count - 1
+            self._oldest = 0
+            self._used = bytearray((count + 7) // 8)
+            for index in range(len(self.segments)):
+                self._mark(self._places[index], True)
+            for place in stale:
+                self._give_back(place)
         except OSError as error:
             raise StoreError("the journal cannot be read (error %s)" % error.args[0]) from None
-        if not self.segments and not self._small.found:
-            raise StoreError("no ring of sectors is there")
-
-    def _open_frames(self):
-        count = self._count
-        self._places = array("H", bytes(2 * count))
-        firsts = array("I", bytes(4 * count))
-        odd = []
-        newest, highest, latest = -1, 0, -1
-        for place in range(count):
-            counter, first = self._sectors.header(self._base + place, _MAGIC)
-            if counter < 0:
-                first = self._first_frame(self._base + place)
-                if not first:
-                    odd.append(place)
-            if (first, counter) > (highest, latest) and first:
-                newest, highest, latest = place, first, counter
-            self._counter = max(self._counter, counter)
-            firsts[place] = first
-        self._oldest = 0
-        self._newest = newest
-        self._used = bytearray((count + 7) // 8)
-        self.segments = []
-        for step in range(count):
-            place = (newest + 1 + step) % count
-            if firsts[place]:
-                self._found(place, firsts[place])
-        following = self._next_free(newest)
+        following = self._next_free(self._newest)
         for place in odd:
             if place != following:  # there, a power cut may have torn an erase
                 self.damaged += 1
                 self._pass_over(place)
-        self._size = self._sectors.used(self._base + newest) if self.segments else ROOM
-
-    def _found(self, place, first):
-        """Put a segment in its place in the order. Going round from behind the newest, only one
-        that was kept longer than others is not the last so far."""
-        segments, places = self.segments, self._places
-        at = len(segments)
-        while at and segments[at - 1] > first:
-            at -= 1
-        if at and segments[at - 1] == first:
-            # its first frame did not get there, and was written once more
-            self._give_back(places[at - 1])
-            places[at - 1] = place
-        else:
-            for index in range(len(segments), at, -1):
-                places[index] = places[index - 1]
-            places[at] = place
-            segments.insert(at, first)
-        self._mark(place, True)
 
     def _mark(self, place, used):
         bit = 1 << (place & 7)
@@ -141,27 +82,6 @@ class RingStore:
             if not self._is_used(place):
                 return place
         return -1
-
-    def _first_frame(self, block):
-        """The number of a sector's first frame where the header is damaged; 0: none is whole."""
-        start = bytearray(8)
-        self._sectors.read(block, start, 8, HEAD)
-        magic, length, seq = struct.unpack("<HHI", start)
-        end = HEAD + length + _CRC_BEHIND
-        if magic != _FRAME_MAGIC or end + 4 > SECTOR:
-            return 0
-        self._sectors.read(block, start, 4, end)
-        same = struct.unpack_from("<I", start)[0] == self._sectors.crc(block, HEAD, end)
-        return seq if same else 0
-
-    @staticmethod
-    def format(flash):
-        """Lay the empty store on a block device; what it held is lost."""
-        sectors = Sectors(flash)
-        for block in range(sectors.count):
-            if not sectors.is_blank(block):
-                sectors.erase(block)
-        SmallFiles(sectors, _parts(sectors), _NAMES).write(_NAMES[0], b"")
 
     def append(self, seq, frame, length):
         """Store `frame[:length]`, the frame number `seq`; the bytes behind it up to the unit are
@@ -193,7 +113,7 @@ class RingStore:
             if place < 0:
                 raise StoreError("the journal is full")
             try:
-                self._sectors.begin(self._base + place, _MAGIC, self._counter + 1, seq)
+                self._sectors.begin(self._base + place, MAGIC, self._counter + 1, seq)
             except OSError as error:
                 code = error.args[0]
                 if failures == 2:
@@ -279,7 +199,7 @@ class RingStore:
 
     def write_small(self, name, body):
         """Replace a small file whole: old or new after a power cut. Raises StoreError."""
-        if name not in _NAMES or len(body) > MOST:
+        if name not in NAMES or len(body) > MOST:
             raise StoreError("%s: no small file of %d bytes" % (name, len(body)))
         try:
             self._small.write(name, body)

@@ -5,7 +5,7 @@ sector        magic | counter u32 | first sequence number u32 | CRC-32 | 16 byte
 
 Numbers are little-endian. A sector is erased before it is begun, and no byte in it is programmed
 twice, so that bits only go from 1 to 0. Each program begins and ends at a multiple of 16, the unit
-of flash encryption, and is read back.
+of flash encryption, and is read back. What is on a ring that was written, ring_scan.py finds out.
 """
 
 import binascii
@@ -19,12 +19,10 @@ ROOM = const(4064)  # contents of a sector
 UNIT = const(16)
 _MARK_AT = const(16)
 _CRC_AT = const(12)
-_HEADER = "<4sIII"
+HEADER = "<4sIII"
 _WORK = const(128)
-_MARK_BITS = const(8)
 _BLANK = b"\xff" * UNIT
 _EIO = const(5)
-_LITTLEFS = b"littlefs"
 
 
 def padded(length):
@@ -46,55 +44,16 @@ class Sectors:
         """Fill `buffer[:length]` from byte `at` of a sector."""
         self._flash.readblocks(block, memoryview(buffer)[:length], at)
 
-    def _peek(self, block, at, length):
+    def peek(self, block, at, length):
+        """At most 128 bytes from byte `at` of a sector."""
         self.read(block, self._work, length, at)
         return bytes(memoryview(self._work)[:length])
-
-    def is_littlefs(self):
-        """Whether a littlefs begins here: it names itself in both blocks of its first pair."""
-        return _LITTLEFS in (self._peek(0, 8, 8), self._peek(1, 8, 8))
-
-    def is_blank(self, block):
-        """Whether a sector's header is blank."""
-        return self._peek(block, 0, HEAD) == _BLANK + _BLANK
-
-    def header(self, block, magic):
-        """(counter, first sequence number) of a sector; counter 0: free, -1: damaged, foreign."""
-        head = self._peek(block, 0, HEAD)
-        if head[:UNIT] == _BLANK or self._is_marked(head[_MARK_AT:]):
-            return 0, 0
-        found, counter, first, crc = struct.unpack(_HEADER, head[:UNIT])
-        if found != magic or crc != binascii.crc32(head[:_CRC_AT]) & 0xFFFFFFFF:
-            return -1, 0
-        return counter, first
-
-    @staticmethod
-    def _is_marked(mark):
-        """Bits that flipped do not make a mark; a part of it, as a power cut leaves it, does."""
-        ones = bin(int.from_bytes(mark, "little")).count("1")
-        return ones <= 8 * UNIT - _MARK_BITS
-
-    def crc(self, block, at, end):
-        """CRC-32 of the bytes from `at` to `end` of a sector."""
-        crc = 0
-        while at < end:
-            piece = self._peek(block, at, min(_WORK, end - at))
-            crc = binascii.crc32(piece, crc)
-            at += len(piece)
-        return crc & 0xFFFFFFFF
-
-    def used(self, block):
-        """How many bytes of a sector's contents are used: behind them, all is blank."""
-        at = SECTOR
-        while at > HEAD and self._peek(block, at - UNIT, UNIT) == _BLANK:
-            at -= UNIT
-        return at - HEAD
 
     def begin(self, block, magic, counter, first):
         """Erase a sector and write its header."""
         self.erase(block)
         head = self._head
-        struct.pack_into(_HEADER, head, 0, magic, counter, first, 0)
+        struct.pack_into(HEADER, head, 0, magic, counter, first, 0)
         crc = binascii.crc32(memoryview(head)[:_CRC_AT]) & 0xFFFFFFFF
         struct.pack_into("<I", head, _CRC_AT, crc)
         self.program(block, 0, head)
@@ -105,7 +64,7 @@ class Sectors:
 
     def give_back(self, block):
         """Mark a sector as free."""
-        if self._peek(block, _MARK_AT, UNIT) == _BLANK:
+        if self.peek(block, _MARK_AT, UNIT) == _BLANK:
             self.program(block, _MARK_AT, bytes(UNIT))
 
     def program(self, block, at, data):
@@ -117,5 +76,5 @@ class Sectors:
             code = error.args[0]  # how much of it got there, only reading tells
         for offset in range(0, len(data), _WORK):
             piece = bytes(data[offset : offset + _WORK])
-            if self._peek(block, at + offset, len(piece)) != piece:
+            if self.peek(block, at + offset, len(piece)) != piece:
                 raise OSError(code or _EIO)

@@ -12,79 +12,32 @@ import struct
 
 from micropython import const
 
-from evmeter.ledger.sectors import HEAD, ROOM, UNIT, padded
+from evmeter.ledger.sectors import HEAD, ROOM, padded
 
 MOST = const(96)  # bytes of a body
-_MAGIC = b"EVS1"
-_ENTRY_BYTES = const(112)  # the longest
-_TAG = const(0xC5)
+MAGIC = b"EVS1"
+ENTRY_BYTES = const(112)  # the longest
+TAG = const(0xC5)
 
 
 class SmallFiles:
-    """The small files `names` in the first `count` of `sectors`. Methods raise OSError."""
+    """The small files `names` in the first `count` of `sectors`. Methods raise OSError.
 
-    def __init__(self, sectors, count, names):
+    What is there already: the `bodies`, the `newest` sector with its `counter`, and of that one
+    which names are in it (`here`, bits) and how much of it is used (`size`).
+    """
+
+    def __init__(self, sectors, count, names, bodies=None, newest=-1, counter=0, here=0,
+                 size=ROOM):
         self._sectors = sectors
         self._count = count
         self._names = names
-        self._entry = bytearray(_ENTRY_BYTES)
-        self._bodies = [None] * len(names)
-        self._here = 0  # bits: which names are in the newest sector
-        self._newest = -1
-        self._counter = 0
-        self._size = ROOM
-        self.damaged = 0
-        self.blocks = sectors.count  # for which the store was laid
-
-    @property
-    def found(self):
-        """Whether there is a sector of small files."""
-        return self._newest >= 0
-
-    def open(self):
-        """Find the newest entry of each name."""
-        odd = []
-        for block in range(self._count):
-            counter, blocks = self._sectors.header(block, _MAGIC)
-            if counter < 0:
-                odd.append(block)
-            if counter > self._counter:
-                self._newest, self._counter, self.blocks = block, counter, blocks
-        # the next to be begun: a power cut may have torn its erase
-        self.damaged = len(odd) - ((self._newest + 1) % self._count in odd)
-        for step in range(self._count):
-            block = (self._newest - step) % self._count
-            if not self.found or None not in self._bodies:
-                return
-            if self._sectors.header(block, _MAGIC)[0] > 0:
-                self._load(block, not step)
-
-    def _load(self, block, newest):
-        """Take what no newer sector had."""
-        size = self._sectors.used(block)
-        found = [None] * len(self._names)
-        whole = True
-        entry = self._entry
-        at = 0
-        while at < size:
-            length = min(_ENTRY_BYTES, ROOM - at)
-            self._sectors.read(block, entry, length, HEAD + at)
-            end = 4 + entry[2]
-            at += UNIT
-            if (entry[0] != _TAG or entry[1] >= len(found) or end + 4 > length
-                    or struct.unpack_from("<I", entry, end)[0]
-                    != binascii.crc32(memoryview(entry)[:end]) & 0xFFFFFFFF):
-                whole = False
-                continue
-            found[entry[1]] = bytes(memoryview(entry)[4:end])
-            at += padded(end + 4) - UNIT
-        for which, body in enumerate(found):
-            if body is not None and self._bodies[which] is None:
-                self._bodies[which] = body
-            if body is not None and newest:
-                self._here |= 1 << which
-        if newest and whole:  # nothing is written behind what a power cut tore
-            self._size = size
+        self._entry = bytearray(ENTRY_BYTES)
+        self._bodies = bodies or [None] * len(names)
+        self._here = here
+        self._newest = newest
+        self._counter = counter
+        self._size = size
 
     def read(self, name):
         """The bytes of a file, or None where it is empty or missing."""
@@ -92,11 +45,11 @@ class SmallFiles:
 
     def write(self, name, body):
         """Replace a file whole."""
-        if self._size + len(self._names) * _ENTRY_BYTES > ROOM:
+        if self._size + len(self._names) * ENTRY_BYTES > ROOM:
             self._newest = (self._newest + 1) % self._count
             self._counter += 1
             self._here = 0
-            self._sectors.begin(self._newest, _MAGIC, self._counter, self._sectors.count)
+            self._sectors.begin(self._newest, MAGIC, self._counter, self._sectors.count)
             self._size = 0
         self._put(self._names.index(name), body)
         for which in range(len(self._names)):
@@ -107,7 +60,7 @@ class SmallFiles:
         entry = self._entry
         end = 4 + len(body)
         length = padded(end + 4)
-        struct.pack_into("BBBB", entry, 0, _TAG, which, len(body), 0)
+        struct.pack_into("BBBB", entry, 0, TAG, which, len(body), 0)
         entry[4:end] = body
         crc = binascii.crc32(memoryview(entry)[:end]) & 0xFFFFFFFF
         struct.pack_into("<I", entry, end, crc)

@@ -18,9 +18,9 @@ def _lay_journal(board, kind, erase):
             raise StoreError("%s; the flash holds %s, which was left as it is: choose another "
                              "journal.store, or let it be erased" % (error, found)) from None
     if kind == "ring":
-        from evmeter.ledger.ring import RingStore
+        from evmeter.ledger import ring_scan
 
-        RingStore.format(board.journal_flash())
+        ring_scan.lay(board.journal_flash())
     else:
         from evmeter.ledger.segments import SegmentStore
 

@@ -11,11 +11,12 @@ reach()
 from evmeter.ledger import (  # noqa: E402
     StoreError,
     ring,
+    ring_scan,
     sectors,
     small_files,
 )
 
-_MAGICS = (ring._MAGIC, small_files._MAGIC)
+_MAGICS = (ring.MAGIC, small_files.MAGIC)
 
 
 class _Copy:
@@ -47,7 +48,7 @@ def _blocks(data):
         magic, _, number, crc = struct.unpack("<4sIII", head)
         if magic in _MAGICS and crc == binascii.crc32(head[:12]):
             found = True
-            if magic == small_files._MAGIC:
+            if magic == small_files.MAGIC:
                 return True, number
     return found, None
 
@@ -75,13 +76,14 @@ def fill(image):
     if store.damaged:
         image.faults.append("%d sectors are damaged: their headers cannot be read"
                             % store.damaged)
+    look = ring_scan.Look(_Copy(image.data, blocks))
     for first in store.segments:
         buffer = bytearray(BLOCK_BYTES)
-        used = store._sectors.used(store._block(first))
+        used = look.used(store._block(first))
         store._sectors.read(store._block(first), buffer, used, sectors.HEAD)
         image.files["/s/%08d" % first] = bytes(buffer[:used])
-    for name in ring._NAMES:
-        body = store._small._bodies[ring._NAMES.index(name)]
+    for name in ring.NAMES:
+        body = store._small._bodies[ring.NAMES.index(name)]
         if body is not None:
             crc = binascii.crc32(body).to_bytes(4, "little")
             image.files["/" + name] = body + crc if body else b""

@@ -11,7 +11,8 @@ from evmeter_tools.paths import BUILD, FIRMWARE
 _FOLDER = BUILD / "measure-mpy"
 _IMAGE = BUILD / "measure.romfs"
 _SIZES = BUILD / "sizes.json"
-_AT_START = ("main", "drivers.meter_profile")  # their memory is given back
+# their memory is given back
+_AT_START = ("main", "drivers.meter_profile", "evmeter.ledger.ring_scan")
 _LARGEST = 5  # modules that are named
 # what a verified broker known by its name, and time servers, need besides
 _ONLINE = ("evmeter.uplink.tls", "evmeter.uplink.resolver", "evmeter.system.sntp",

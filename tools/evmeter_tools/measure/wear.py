@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import host_flash
-from evmeter.ledger import ocmf
+from evmeter.ledger import ocmf, ring_scan
 from evmeter.ledger.journal import Journal
 from evmeter.ledger.ledger import Ledger, account
 from evmeter.ledger.ring import RingStore
@@ -73,7 +73,7 @@ class _Idle:
 class _Device:
     def __init__(self, flash, ring):
         if ring:
-            RingStore.format(flash)
+            ring_scan.lay(flash)
             store = RingStore(lambda: flash)
         else:
             host_flash.mkfs(flash)

@@ -11,12 +11,14 @@ import sys
 
 import host_flash
 from evmeter.ledger import journal as frames
+from evmeter.ledger import ring_scan
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ledger import Ledger, account
 from evmeter.ledger.ring import RingStore
 from evmeter.ledger.segments import SegmentStore
 from evmeter.ledger.signer import SoftwareSigner
 from evmeter.system.clock import Clock
+from evmeter.system.forget import forget
 
 BLOCKS = 14
 BLOCK_BYTES = 4096
@@ -115,7 +117,7 @@ def blank(flash, ring):
     for at in range(0, len(flash.image), BLOCK_BYTES):
         flash.image[at : at + BLOCK_BYTES] = b"\xff" * BLOCK_BYTES
     if ring:
-        RingStore.format(flash)
+        ring_scan.lay(flash)
     else:
         host_flash.mkfs(flash)
         SegmentStore.format(host_flash.mount(flash))
@@ -204,6 +206,8 @@ def sweep(ring, design, signed, result):
     attempt(*prepared())
     through = left = 0
     while through < 12 and left < 24 * 1024:
+        if ring:
+            forget("evmeter.ledger", "ring_scan")  # as after the boot
         what = prepared()
         last = journal.next_seq - 1
         held = fill(left)
