@@ -59,6 +59,31 @@ def test_a_device_is_commissioned_enrolled_and_labelled(file, tmp_path):
     assert code == 0 and json.loads(out) == {**known, "formatted": False}
 
 
+@pytest.mark.parametrize("over_a_port", [False, True])
+def test_a_foreign_flash_is_told_and_erased_only_where_that_is_wished(file, tmp_path, over_a_port):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    chip, where = None, ("--dir", folder)
+    if over_a_port:
+        chip = Chip(folder, path=micropython_path(), heap="512k", EVMETER_HOST_DIR=str(folder))
+        where = ("--port", chip.port)
+    image = b"someone's data" + bytes(4 * 1024 * 1024 - 14)
+    (folder / "flash.img").write_bytes(image)
+    try:
+        code, out, error = _provision(file, *where)
+        assert (code, out) == (2, "")
+        assert "the flash holds something else, which was left" in error
+        assert (folder / "flash.img").read_bytes() == image
+        code, out, error = _provision(file, *where, "--erase", "--json")
+        assert code == 0, error
+        assert json.loads(out)["formatted"] is True
+        code, out, _ = _provision(file, *where, "--erase", "--json")  # a journal stays
+        assert json.loads(out)["formatted"] is False
+    finally:
+        if chip:
+            chip.close()
+
+
 def test_questions_in_place_of_a_file(tmp_path):
     code, out, error = _provision("--dir", tmp_path / "run", "--save", tmp_path / "kept.json",
                                   answers=_ANSWERS)

@@ -15,8 +15,9 @@ def _lay_journal(board, kind, erase):
     except StoreError as error:
         found = foreign.what(board.journal_flash)
         if found != foreign.BLANK and not erase:
-            raise StoreError("%s; the flash holds %s, which was left as it is: choose another "
-                             "journal.store, or let it be erased" % (error, found)) from None
+            raise StoreError("%s; the flash holds %s, which was left as it is: read it out, then "
+                             "choose another journal.store, or let it be erased"
+                             % (error, found)) from None
     if kind == "ring":
         from evmeter.ledger import ring_scan
 
@@ -41,11 +42,12 @@ def provision(board, erase=False):
 
 
 def main(erase=False):
-    """Print what `provision` returns as one line of JSON."""
+    """Print what `provision` returns as one line of JSON; or why it cannot be done, as "error"."""
     import board
 
     hardware = board.build()
     try:
         print(json.dumps(provision(hardware, erase)))
     except (config.ConfigError, StoreError, OSError) as error:
+        print(json.dumps({"error": str(error)}))
         hardware.halt("evmeter: %s" % error)

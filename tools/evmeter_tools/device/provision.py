@@ -14,7 +14,7 @@ from evmeter_tools.device.label import label as make_label
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice
 
-_PROGRAM = "from evmeter.system import provision\nprovision.main()\n"
+_PROGRAM = "from evmeter.system import provision\nprovision.main(%s)\n"
 # whole or not at all; a device starts in the folder /
 _WRITE = """
 import os
@@ -153,6 +153,8 @@ def provision(
         Path | None, typer.Option(help="File for the label, PDF of 100 x 62 mm")] = None,
     page: Annotated[
         str | None, typer.Option(help="Address of the page that verifies records")] = None,
+    erase: Annotated[bool, typer.Option(
+        "--erase", help="Let go what the journal's flash holds, if that is no journal")] = False,
     save: Annotated[
         Path | None, typer.Option(help="File to keep what was answered in")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the device's public facts")]
@@ -162,7 +164,7 @@ def provision(
     into the backend and onto a label.
 
     Nothing is touched before the configuration was checked whole. A key and a journal that are
-    there are kept.
+    there are kept; where the journal's flash holds something else, that is kept too, and told.
 
     Example: evmeter provision charger-17.json --port /dev/ttyUSB0 --label charger-17.pdf
     """
@@ -176,13 +178,14 @@ def provision(
         save.write_text(json.dumps(config, indent=1) + "\n")
     _put(text, port, folder, config)
     try:
-        known = next((one for one in run.objects(_PROGRAM, port=port, folder=folder)
-                      if "spki" in one), None)
+        known = next((one for one in run.objects(_PROGRAM % erase, port=port, folder=folder)
+                      if {"spki", "error"} & set(one)), None)
     finally:
         if port:
             run.reset(port)
-    if not known:
-        raise UserError("the device made no key; is the firmware on it?")
+    if not known or "error" in known:
+        raise UserError(known["error"] if known else
+                        "the device made no key; is the firmware on it?")
     if db:
         _enrol(known, db)
     if label:
