@@ -135,5 +135,5 @@ def mount(device, page, lookahead):
 
 
 def mkfs(device, page, lookahead):
-    """Make an empty littlefs on `device`."""
-    _littlefs(device, page, lookahead, should_mount=False).format()
+    """Make an empty littlefs on `device`. Raises OSError."""
+    _call(_littlefs(device, page, lookahead, should_mount=False).format)
