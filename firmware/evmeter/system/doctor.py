@@ -95,7 +95,7 @@ class Doctor:
                 journal.open()
             except JournalError as error:
                 self._find("journal", FAIL, "%s: read it out with 'evmeter journal', then "
-                           "provision" % error)
+                           "provision; --erase where it is not blank" % error)
                 return
         free = journal.free_percent()
         text = "%d %% free, %d entries not yet confirmed" % (free, journal.unconfirmed())
