@@ -257,7 +257,7 @@ def test_lengths_are_limited():
         if word:
             assert word in str(raises(LinkError, link.poll)), head
         else:
-            packet = link.poll() or link.poll()  # of the large one 1,024 bytes come first
+            packet = link.poll() or link.poll()  # of the large one 512 bytes come first
             assert packet is not None, head
 
 
@@ -268,7 +268,7 @@ def test_a_large_packet_has_its_own_buffer_while_it_is_here():
     peer.socket.most_at_once = 5000
     peer.socket.incoming.extend(_STREAM[1] + large + _STREAM[2])
     assert _packets(link, 9) == [_STREAM[1], large, _STREAM[2]]
-    assert link._in is usual and len(usual) <= 1024
+    assert link._in is usual and len(usual) <= 512
     peer.socket.incoming.extend(large[:2000])
     for _ in range(4):
         assert link.poll() is None

@@ -16,7 +16,7 @@ from micropython import const
 from evmeter.system.log import log
 
 _MAX_PACKET = const(4096)
-_ROOM = const(1024)  # for packets; a larger one gets a buffer of its own while it is here
+_ROOM = const(512)  # for packets; a larger one gets a buffer of its own while it is here
 _HEAD = const(5)  # packet type and at most four length bytes
 _SEND_BYTES = const(2816)  # one durable frame with its topic (2,610), and 50 PUBACKs
 _STEP_MS = const(10)
