@@ -52,7 +52,7 @@ class Chip:
     """
 
     DE = None
-    pilot_edges = network = None
+    pilot_edges = pilot_pwm = network = None
 
     def __init__(self):
         self.permit = Permit(Pin(self.PERMIT, Pin.OUT, value=0), 1)
@@ -78,6 +78,24 @@ class Chip:
         """The text of the configuration. Raises OSError where there is none."""
         with open(_CONFIG) as file:
             return file.read()
+
+    def write_config(self, text):
+        """Put another configuration in force; the one until now can be restored. Raises OSError.
+        """
+        from drivers.config_files import ConfigFiles
+
+        ConfigFiles().write(text)
+
+    def restore_config(self):
+        """Put the configuration before this one in force again. Raises OSError where there is
+        none."""
+        from drivers.config_files import ConfigFiles
+
+        ConfigFiles().restore()
+
+    def reset(self):
+        """Restart."""
+        machine.reset()
 
     def open_network(self, settings, hostname):
         """Make `network` as the configuration says. Raises ValueError where that lacks it."""

@@ -10,6 +10,9 @@ hardware = board.build()
 try:
     app = App(hardware)
 except StartError as error:
+    from evmeter.system.trial import go_back
+
+    go_back(hardware, str(error))
     hardware.halt("evmeter: %s" % error)
 else:
     gc.collect()

@@ -1,11 +1,12 @@
 """The simulated board: a run folder in place of a chip.
 
-EVMETER_HOST_DIR names the folder: config.json, meter.tty (the meter's line, a link to a pty or a
-serial port), pilot.bin (the sampled pilot), flash.img, nvs.json, rtc.bin, reset (why the device
-starts: power-on, watchdog, software, brown-out; without it, power-on), permit (the permit output,
-0 or 1), pulses.bin (the contact of an S0 output), battery (by how many ms the battery-backed clock
-is ahead of the host's, or "stopped"; without it, right), temperature (of the board, in thousandths
-of a degree Celsius; without it, 25000). RTC memory is lost at power-on, and only then.
+EVMETER_HOST_DIR names the folder: config.json and config.old (the one before it), meter.tty (the
+meter's line, a link to a pty or a serial port), pilot.bin (the sampled pilot), flash.img,
+nvs.json, rtc.bin, reset (why the device starts: power-on, watchdog, software, brown-out; without
+it, power-on), permit (the permit output, 0 or 1), pulses.bin (the contact of an S0 output),
+battery (by how many ms the battery-backed clock is ahead of the host's, or "stopped"; without it,
+right), temperature (of the board, in thousandths of a degree Celsius; without it, 25000). RTC
+memory is lost at power-on, and only then.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import time
 
 from micropython import const
 
+from drivers.config_files import ConfigFiles
 from drivers.rtc_memory import RtcMemory
 from host_adc import PilotAdc
 from host_flash import FlashFile, mkfs, mount
@@ -24,6 +26,7 @@ from host_uart import Uart
 _NETWORK_STEP_MS = const(10000)
 _JOURNAL_BLOCKS = const(1024)  # 4 MiB
 _RTC_BYTES = const(2048)
+_RESTART = const(3)  # exit code
 _RESETS = ("power-on", "watchdog", "software", "brown-out")
 
 
@@ -93,11 +96,15 @@ class Board:
     rs485_de = None
     pace_us = None
     pilot_edges = None
+    pilot_pwm = None
     set_time = None
     unique_id = b"\x02host0"
 
     def __init__(self, folder):
         self._folder = folder
+        files = ConfigFiles(folder)
+        self.read_config, self.write_config = files.read, files.write
+        self.restore_config = files.restore
         self.battery_clock = BatteryClock(folder + "/battery")
         self.network = Network()
         self.watchdog = Watchdog()
@@ -133,10 +140,6 @@ class Board:
         """The output to the charge controller: whether it may close the contactor."""
         with open(self._folder + "/permit", "w") as file:
             file.write("1" if on else "0")
-
-    def read_config(self):
-        """The text of the configuration. Raises OSError where there is none."""
-        return self._read("config.json").decode()
 
     def open_network(self, settings, hostname):
         """The host's own network is there already."""
@@ -182,6 +185,16 @@ class Board:
             file.write(data)
         os.rename(path + ".new", path)
         return None
+
+    def identify(self, seconds):
+        """Make the device easy to find for so long."""
+        print("evmeter: here I am, for %d s" % seconds)
+
+    def reset(self):
+        """Restart: the process ends with exit code 3, whoever started it starts it again."""
+        with open(self._folder + "/reset", "w") as file:
+            file.write("software")
+        sys.exit(_RESTART)
 
     def halt(self, text):
         """Say why the firmware cannot start, and end the process."""

@@ -1,6 +1,7 @@
 """Composition root: builds the objects, starts the tasks."""
 
 import asyncio
+import json
 import os
 
 from micropython import const
@@ -42,6 +43,7 @@ _MOST_CRASHES = const(4)  # that wait to be written
 _PILOT_KEY = "pilot_a"
 _UNSEEN_KEY = "alarms"
 _PILOT_STEP_MV = const(60)
+_LIMIT_KEY = "limit_ma"
 _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
 
 
@@ -133,6 +135,75 @@ class App:
         self.poll.on_reading = self._on_reading
         self.alarms.on_change = self.uplink.status_changed
         self.uplink.on_damage = self._damaged
+        self._build_orders()
+
+    def _build_orders(self):
+        """What comes back from the backend. Most of it is loaded when the first of it comes."""
+        board, uplink = self.board, self.uplink
+        self._commands = self._operations = self.trial = None
+        uplink.on_command = self._command
+        uplink.on_config = self._wish
+        uplink.on_greet = self._report_config
+        self.pilot_pwm = board.pilot_pwm
+        if self.pilot_pwm:
+            try:
+                self.pilot_pwm.offer(board.nvs.get_i32(_LIMIT_KEY))
+            except (OSError, ValueError):  # none was ordered, or more than this board can
+                self.pilot_pwm.offer(self.pilot_pwm.max_ma)
+        if _number(board.nvs, "cfg_try"):
+            from evmeter.system.trial import Trial
+
+            self.trial = Trial(board, self.config["rev"])
+        if _number(board.nvs, "key_new_seq"):
+            self._load_commands()
+
+    def _load_commands(self):
+        from evmeter.system.operations import Operations
+        from evmeter.uplink.commands import Commands
+
+        settings = self.config
+        self._operations = Operations(self)
+        self._commands = Commands(settings["id"], settings["operator"], self.clock, self.board.nvs,
+                                  self.poll.bus_idle, self._operations, self.uplink.answer)
+        self.supervisor.start("commands", self._commands.run)
+
+    def _command(self, payload, wish=False):
+        if self._commands is None:
+            self._load_commands()
+        self._commands.take(payload, wish)
+
+    def _wish(self, payload):
+        """It is retained, so that it comes at each connection: what is in force already is not
+        looked at again."""
+        if not payload:
+            return
+        wish = json.loads(payload)
+        if not isinstance(wish, dict) or wish.get("rev") != self.config["rev"]:
+            self._command(payload, True)
+
+    def _report_config(self):
+        from evmeter.system import twin
+
+        self.uplink.answer(b"cfg", twin.report(self), True)
+        if self._operations is None:
+            forget("evmeter.system", "twin")
+            if self.trial is None:
+                forget("evmeter.system", "trial")
+
+    def limit(self, ma):
+        """Offer the car at most `ma` from now on, over reboots too."""
+        self.board.nvs.set_i32(_LIMIT_KEY, ma)
+        self.board.nvs.commit()
+        self.pilot_pwm.offer(ma)
+
+    def at_rest(self):
+        """Whether no record is in the making: the device may be restarted."""
+        return not self.ledger.busy() and self.keeper.at_rest()
+
+    def restart(self):
+        """Restart at once; a life that ends by an order is no short one."""
+        self.forgive(self._short_lives - 1)
+        self.board.reset()
 
     def _set_clock(self, settings):
         """Not earlier than the newest frame on flash; from the battery-backed clock if it agrees
@@ -442,6 +513,10 @@ class App:
             await self._watch_life()
             await self._keep_alarms()
             self._watch_signer()
+            if self._operations:
+                await self._operations.follow()
+            if self.trial and await self.trial.check(self):
+                self.trial = None
             if self.journal.ready:
                 await self._write_interval()
                 await self._write_crashes()

@@ -362,6 +362,11 @@ class Journal(Head):
             self._store.write_small("cursor", self.cursor.to_bytes(4, "little"))
             self._saved_cursor = self.cursor
 
+    def oldest(self):
+        """Number of the oldest frame that is on flash."""
+        segments = self._store.segments
+        return segments[0] if segments else self.next_seq
+
     def unconfirmed(self):
         """How many frames wait for the backend's confirmation."""
         return self.next_seq - 1 - self.cursor

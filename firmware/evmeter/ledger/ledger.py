@@ -75,6 +75,10 @@ class Ledger:
         """Whether there is a key."""
         return self._signer is not None
 
+    def busy(self):
+        """Whether something is being signed or written."""
+        return self._lock.locked()
+
     def begin_reading(self, seq):
         """What the begin record in frame `seq` says: (pagination, Unix ms, quality, register mWh).
         Raises JournalError."""

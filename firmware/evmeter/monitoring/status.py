@@ -21,7 +21,7 @@ class Monitor:
         self._journal = journal
         self._signer = signer
         self._alarms = alarms
-        self._number = 0
+        self.number = self.told_ms = 0  # of the newest status message, and when it was made
         self.time = self.uplink = self.temperature_mc = None
 
     def _text(self, fields):
@@ -44,12 +44,13 @@ class Monitor:
 
     def status(self):
         """Pilot, session, alarms, backlog; no user's identity."""
-        self._number += 1
+        self.number += 1
+        self.told_ms = self._clock.mono_ms()
         keeper = self._keeper
         state = keeper.filter.state
         latest = self._poll.latest
         fields = {
-            "n": self._number, "st": keeper.machine.phase or "idle",
+            "n": self.number, "st": keeper.machine.phase or "idle",
             "cp": "" if state is None else pilot.NAMES[state],
             "pwm": 1 if keeper.filter.pwm else 0, "sid": keeper.sid,
             "s_mwh": keeper.energy_mwh(), "i_max_ma": pilot.offered_ma(keeper.duty_permille),

@@ -73,6 +73,15 @@ class SessionKeeper(OpenSession):
                 "%s: from %s to %d mWh" % (fields["cause"], fields["old_mwh"], fields["new_mwh"]))
         return super().meter_event(name, fields)
 
+    def at_rest(self):
+        """Whether nothing that happened waits to be written."""
+        return not (self.booted and (self._queue or self.untold()))
+
+    def engaged(self):
+        """Whether a session is open, or is being opened."""
+        return bool(self.session or self.journal.open_seq
+                    or (self.machine.is_open and not self.refused))
+
     # -- the slow side --
 
     async def run(self):

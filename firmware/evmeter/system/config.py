@@ -12,10 +12,11 @@ _TO_ESCAPE = '"\\|'  # up to six characters each in a record, whose length is li
 _ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 # kind: "int" | "text" | "text?" and "topic" (or null) | "record?" (likewise, goes into records) |
-# "text/object" | "bool" | "tariff" | "hosts" | tuple of allowed values
+# "text/object" | "bool" | "tariff" | "hosts" | "keys" | tuple of allowed values
 FIELDS = {
     "": {
         "id": ("text", 1, 20, REQUIRED),
+        "rev": ("int", 0, 0x7FFFFFFF, 0),  # of the wish (cfg/set) that it came with
         "evse_id": ("record?", 1, 37, None),
         "charge_box_id": ("record?", 3, 37, None),  # in its place: an id, a space, the connector
         "native_signing": ("bool", 0, 0, False),  # twice as fast, for 30 KiB of memory
@@ -89,6 +90,10 @@ FIELDS = {
         "stray_w": ("int", 0, 100000, 100),  # power while no session is open
         "temperature_c": ("int", 0, 150, 85),
     },
+    "operator": {
+        "keys": ("keys", 0, 4, ()),  # SubjectPublicKeyInfo in hex: whose signed commands count
+        "all_signed": ("bool", 0, 0, False),  # commands without a signature are refused
+    },
 }
 
 
@@ -136,6 +141,19 @@ def _check_text(name, value, row):
                           % (name, value))
 
 
+def _check_keys(name, value, most):
+    from evmeter.ledger.signer import point
+
+    if not isinstance(value, (list, tuple)) or len(value) > most:
+        raise ConfigError("%s is %r; allowed: a list of at most %d keys" % (name, value, most))
+    for one in value:
+        try:
+            point(one)
+        except (ValueError, TypeError):
+            raise ConfigError("%s has %r; allowed: SubjectPublicKeyInfo of a P-256 key in hex"
+                              % (name, one)) from None
+
+
 def _check(name, value, row):
     kind, low, high, _ = row
     if isinstance(kind, tuple):
@@ -145,6 +163,8 @@ def _check(name, value, row):
         _check_tariff(value)
     elif kind == "hosts":
         _check_hosts(name, value, high)
+    elif kind == "keys":
+        _check_keys(name, value, high)
     elif kind == "bool":
         if not isinstance(value, bool):
             raise ConfigError("%s is %r; allowed: true, false" % (name, value))
@@ -165,21 +185,19 @@ def _check_place(place, evse_id):
                               "evse_id beside it" % place)
 
 
-def _is_closed(text):
-    """Whether every bracket is closed: MicroPython's json takes an object that is cut short."""
-    depth = 0
-    quoted = escaped = False
-    for character in text:
-        if quoted:
-            quoted = escaped or character != '"'
-            escaped = character == "\\" and not escaped
-        elif character == '"':
-            quoted = True
-        elif character in "{[":
-            depth += 1
-        elif character in "}]":
-            depth -= 1
-    return depth == 0 and not quoted
+def load(text, what="the configuration"):
+    """The JSON object in `text`, as a dict. Raises ConfigError, in which it is called `what`."""
+    try:
+        # MicroPython's json takes an object that is cut short: only behind a whole one stands a 0
+        found = json.loads("[%s,0]" % text)
+    except (ValueError, RuntimeError, MemoryError):
+        # nested too deep: MemoryError or RuntimeError on MicroPython, RuntimeError on CPython
+        found = ()
+    if len(found) != 2 or found[1] != 0:
+        raise ConfigError("%s is not valid JSON" % what)
+    if not isinstance(found[0], dict):
+        raise ConfigError("%s must be a JSON object" % what)
+    return found[0]
 
 
 def parse(text):
@@ -187,15 +205,11 @@ def parse(text):
 
     Raises ConfigError with one line that names the field and the allowed values.
     """
-    try:
-        given = json.loads(text)
-    except (ValueError, RuntimeError, MemoryError):
-        # nested too deep: MemoryError or RuntimeError on MicroPython, RuntimeError on CPython
-        given = None
-    if given is None or not _is_closed(text):
-        raise ConfigError("the configuration is not valid JSON")
-    if not isinstance(given, dict):
-        raise ConfigError("the configuration must be a JSON object")
+    return check(load(text))
+
+
+def check(given):
+    """As `parse`, from what the JSON holds."""
     result = {}
     for name in given:
         if not name or (name not in FIELDS and name not in FIELDS[""]):

@@ -71,8 +71,9 @@ class Uplink:
 
     `monitor` gives the live messages (monitoring/status.py). `on_command(payload)` and
     `on_config(payload)` take what comes on `cmd` and `cfg/set`, where they are set before `run`;
-    `answer` sends what they have to say. `on_damage(text)` is told of a frame that cannot be read.
-    `discovery` is a Discovery, or None.
+    `answer` sends what they have to say. `on_greet()` is called at each connection, when the
+    birth messages are out. `on_damage(text)` is told of a frame that cannot be read. `discovery`
+    is a Discovery, or None.
     """
 
     def __init__(self, settings, device_id, journal, clock, monitor, key_id, link=None):
@@ -95,8 +96,10 @@ class Uplink:
         self._status_due = True
         self._caught_up_ms = self._status_ms = 0
         self._telemetry_ms = self._diag_ms = None
-        self.on_command = self.on_config = self.on_damage = self.discovery = None
-        self._announce = False
+        self._again = None  # [first, last] of frames that were asked for
+        self._ask_wish = self._announce = False
+        self.on_command = self.on_config = self.on_greet = self.on_damage = None
+        self.discovery = None
         self.charging = False
         self.online = False
         self.backend_online = False
@@ -121,6 +124,18 @@ class Uplink:
             await self._session.connect()
         finally:
             self._session.close()
+
+    def drained(self):
+        """Whether every answer is on its way; so it is where there is no connection."""
+        return not self.online or (not self._answers and self._session.flush())
+
+    def resend(self, first, last):
+        """Send the frames `first` to `last` once more, also what is confirmed."""
+        self._again = [first, last]
+
+    def ask_wish(self):
+        """Have the broker send the wished configuration again, that it retains."""
+        self._ask_wish = True
 
     async def run(self):
         """Connect, deliver, and on any failure begin again after a pause."""
@@ -156,6 +171,8 @@ class Uplink:
         if self.discovery:
             await self._subscribe(self.discovery.birth)
             self._announce = True
+        if self.on_greet:
+            self.on_greet()
         await self._subscribe(_HOST)  # last: the retained answer lets the backlog go
         self.online = True
 
@@ -217,7 +234,7 @@ class Uplink:
         return self._settings["telemetry_s"] * 1000 if self.charging else _IDLE_TELEMETRY_MS
 
     def _live_due(self):
-        return (self._status_due or self._answers or self._announce
+        return (self._status_due or self._answers or self._announce or self._ask_wish
                 or self._passed(self._status_ms, _STATUS_MS)
                 or self._passed(self._telemetry_ms, self._telemetry_every_ms())
                 or self._passed(self._diag_ms, _DIAG_MS))
@@ -227,7 +244,13 @@ class Uplink:
         if self._status_due or self._passed(self._status_ms, _STATUS_MS):
             await self._send_status()
         while self._answers:
-            await self._live(*self._answers.pop(0))
+            first = self._answers[0]
+            await self._live(*first)
+            if self._answers[0] is first:  # else newer ones have pushed it out
+                self._answers.pop(0)
+        if self._ask_wish:
+            self._ask_wish = False
+            await self._subscribe(self._root + b"cfg/set")
         if self._announce:
             pid = await self._turn()
             self._announce = False
@@ -261,6 +284,11 @@ class Uplink:
                 return True
         if len(self._sent) >= self._window:
             return False
+        if self._again:
+            seq = self._again[0]
+            self._again = [seq + 1, self._again[1]] if seq < self._again[1] else None
+            self._send_frame(seq, True)
+            return True
         journal = self._journal
         seq = max(self._next_seq, journal.cursor + 1)
         if seq >= journal.next_seq:
@@ -304,6 +332,8 @@ class Uplink:
                 self.backend_online = isinstance(state, dict) and state.get("online") is True
                 if self.backend_online and not was_online:
                     self._rewind()
+                    if self._clock.quality == "U":  # it may tell the time in answer to a status
+                        self._status_due = True
             elif self.discovery and topic == self.discovery.birth:
                 self._announce = self._announce or payload == b"online"
             elif topic == self._root + b"cmd" and self.on_command:
