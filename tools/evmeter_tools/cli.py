@@ -19,6 +19,7 @@ from evmeter_tools.faults.command import faults
 from evmeter_tools.insight.command import show as report
 from evmeter_tools.journal import command as journal_command
 from evmeter_tools.measure.command import measure
+from evmeter_tools.operator import command as operator_command
 from evmeter_tools.receipt.command import receipt
 from evmeter_tools.sample import command as sample_command
 from evmeter_tools.scan.command import scan
@@ -64,6 +65,8 @@ app.command()(device_command.image)
 app.command()(device_command.firmware)
 app.command()(device_command.flash)
 app.command("report")(report)
+app.command()(operator_command.command)
+app.command("operator-key")(operator_command.operator_key)
 journal.command()(journal_command.read)
 journal.command()(journal_command.export)
 journal.command()(journal_command.check)

@@ -19,6 +19,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 """
 _PROVISION = "from evmeter.system import provision\nprovision.main(%s)\n"
 _END_S = 5
+_RESTART = 3  # exit code of the host board's reset
 
 
 def micropython():
@@ -87,6 +88,14 @@ class HostDevice:
     def running(self):
         """Whether the firmware's process lives."""
         return self._process is not None and self._process.poll() is None
+
+    def follow(self):
+        """Switch the device on again where it has restarted itself; returns whether it had."""
+        if self._process is None or self._process.poll() != _RESTART:
+            return False
+        self._log.close()
+        self.start()
+        return True
 
     def last_words(self):
         """The last line of the device's log, where the firmware ended by itself; else ""."""

@@ -136,6 +136,8 @@ def run(
     gap_wait_s: Annotated[
         int, typer.Option(min=1, help="So long numbers may be missing until they are asked for")
     ] = 60,
+    no_time: Annotated[bool, typer.Option(
+        "--no-time", help="Do not tell the time to devices that do not know it")] = False,
 ):
     """Collect, check, store, acknowledge and show, until Ctrl-C.
 
@@ -165,7 +167,7 @@ def run(
         collector = Collector(store, address, name, share)
         collector.start()
         stack.callback(collector.stop)
-        leader = Leader(store, address, "leader-" + name, channels, gap_wait_s)
+        leader = Leader(store, address, "leader-" + name, channels, gap_wait_s, not no_time)
         leader.start()
         stack.callback(leader.stop)
         print("collecting from %s into %s; Ctrl-C ends it" % (address, shown(db)), flush=True)

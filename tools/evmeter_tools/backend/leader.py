@@ -89,9 +89,11 @@ class _Lock:
 
 class Leader:
     """Runs in its own threads between `start` and `stop`. `gap_wait_s`: so long a gap may last
-    before it is asked for."""
+    before it is asked for. `gives_time`: a device that does not know the time is told it."""
 
-    def __init__(self, store, address, name="leader", channels=None, gap_wait_s=60):
+    def __init__(self, store, address, name="leader", channels=None, gap_wait_s=60,
+                 gives_time=True):
+        self._gives_time = gives_time
         self._store = store
         self._address = address
         self._name = name
@@ -139,11 +141,17 @@ class Leader:
     def _connect(self):
         client = mqtt.client(self._address, self._name)
         client.will_set(mqtt.HOST_STATE, host_state(False), 1, True)
-        client.on_message = lambda _client, _data, message: self._queue.put(
-            (message.topic, message.payload, now_ms()))
+        client.on_message = self._on_message
         mqtt.connect(client, self._address, self._on_connect)
         self._client = client
         self.leads.set()
+
+    def _on_message(self, client, _data, message):
+        self._queue.put((message.topic, message.payload, now_ms()))
+        if self._gives_time and not message.retain and message.topic.endswith("/status"):
+            payload = orders.time_for(message.payload)  # at once: it must not be old
+            if payload:
+                client.publish(message.topic.removesuffix("status") + "cmd", payload, 1)
 
     @staticmethod
     def _on_connect(client):

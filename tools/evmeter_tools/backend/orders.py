@@ -35,3 +35,18 @@ def send(engine, publish):
                 "ts": at // 1000, "exp": row.expires_at // 1000}))
             connection.execute(sql.update(commands).where(
                 commands.c.id == row.id).values(sent_at=at))
+
+
+def time_for(payload):
+    """The command that answers a status message of a device that does not know the time, or None.
+    It names that message, so that the device takes nothing older for the time."""
+    try:
+        status = json.loads(payload)
+    except ValueError:
+        return None
+    if not isinstance(status, dict) or status.get("tq") != "U":
+        return None
+    at = now_ms()
+    return json.dumps({
+        "v": 1, "id": "time-%d" % at, "op": "time", "args": {"unix_ms": at, "n": status.get("n")},
+        "ts": at // 1000, "exp": at // 1000 + 60})

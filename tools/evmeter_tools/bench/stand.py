@@ -27,13 +27,14 @@ class Bench:
     configuration's `meter`, a dict; its profile is the one that is emulated. `rig_options`: more
     options of bench/rig.py, as ("--set", "low_mv=-10700"). `config`: more of the device's
     configuration, by section. `web_port`: of the backend's pages, 0 for none; `backend_options`:
-    more of `evmeter backend run`.
+    more of `evmeter backend run`. `gives_time`: without a battery-backed clock, the backend tells
+    the time.
     """
 
     def __init__(self, folder, device_id, *, meter=None, baud=9600, finished_after_s=120,
                  checkpoint_s=60, battery=True, broker_kind=None, interpreter=None,
                  front_end="fe3", pulses=0, pulse_meter=False, meter_settings=(), rig_options=(),
-                 config=None, web_port=0, backend_options=()):
+                 config=None, web_port=0, backend_options=(), gives_time=False):
         self.folder = Path(folder).resolve()
         self.device_id = device_id
         self.notices = []
@@ -48,6 +49,8 @@ class Bench:
         self._imp = pulses
         self._pulse_meter = pulse_meter
         self._reading = {"profile": "eastron_sdm120", "baud": baud, **dict(meter_settings)}
+        if not (battery or gives_time):
+            backend_options = ("--no-time", *backend_options)
         self._backend_options = ["--web-port", str(web_port), *backend_options]
         self._collector = None
         self._parts = []
@@ -133,12 +136,18 @@ class Bench:
             self._collector.kill()
             self._collector.wait()
 
+    @property
+    def broker(self):
+        """The broker's address as host:port."""
+        return "%s:%d" % (self._broker.host, self._broker.port)
+
     def check(self):
         """Raise UserError where a part of the bench has died."""
         if self._collector.poll() is not None:
             raise UserError("the collector ended; see %s" % (self.folder / "backend.log"))
         if not self.rig.running():
             raise UserError("the rig ended; see %s" % (self.folder / "rig.log"))
+        self.device.follow()
         words = self.device.last_words()
         if words:
             raise UserError("the firmware ended: %s" % words.removeprefix("evmeter: "))
