@@ -15,6 +15,7 @@ from evmeter_tools.faults import (
     clock,
     clock_world,
     command,
+    commands,
     flash_errors,
     fuzz,
     in_micropython,
@@ -142,6 +143,13 @@ def test_network_campaign():
         assert result.counts["fault: " + kind] > 2, kind
     assert result.counts["frames stored"] == 400 * network.FRAMES
     assert result.counts["frames published"] > result.counts["frames stored"]
+
+
+def test_commands_campaign():
+    result = commands.run(311)
+    _all_good(result, 1500, 6)
+    for kind in ("bit flipped", "cut short", "repeated after a restart", "spliced", "flood"):
+        assert result.counts[kind] > 20, kind
 
 
 @pytest.mark.parametrize("ring", [False, True])

@@ -15,12 +15,16 @@ from evmeter.system import config
 from evmeter.system.config import parse
 from evmeter_tools.paths import ROOT
 
+_KEY = ("3059301306072a8648ce3d020106082a8648ce3d030107034200046b17d1f2e12c4247f8bce6e563a440f277"
+        "037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf"
+        "51f5")  # of the secret 1
 _CONFIG = {
     "id": "demo-0001", "evse_id": None,
     "meter": {"profile": "x", "unit": 1, "baud": 9600, "parity": "N", "stop": 1, "serial": None,
               "p_max_w": 11000, "period_ms": 1000},
     "pilot": {"front_end": "fe3"}, "mqtt": {"host": "h", "port": 1883, "window": 4},
-    "session": {"finished_after_s": 120}, "clock": {"battery": True}}
+    "session": {"finished_after_s": 120}, "clock": {"battery": True},
+    "operator": {"keys": [_KEY]}}
 _PROFILES = [json.loads(path.read_text())
              for path in sorted((ROOT / "drivers/meter_profiles").glob("*.json"))]
 _ROWS = ("u16", "i16", "u64", "i64", "t5", "t6", "str8", "str16", "kWh", "Wh", "kW", "%", "0xFFFF",
@@ -64,6 +68,9 @@ def configuration(data):
             elif kind == "hosts":
                 assert len(value) <= high and all(
                     isinstance(one, str) and 1 <= len(one) <= 64 for one in value), name
+            elif kind == "keys":
+                assert len(value) <= high and all(
+                    len(one) == 182 and bytes.fromhex(one)[26] == 4 for one in value), name
             elif isinstance(value, dict):
                 assert kind in ("text/object", "tariff"), name
             elif value is None:

@@ -8,6 +8,7 @@ that are wrong, which it must notice: name -> (module of the target, attribute, 
 import ledger
 import metering
 import names
+import orders
 import system
 import times
 import uplink
@@ -17,14 +18,15 @@ from drivers.meter_profile import check_profile
 from evmeter.ledger.journal import Journal
 from evmeter.metering import registers
 from evmeter.session import session
-from evmeter.system import config
-from evmeter.uplink import mqtt, publisher, resolver, tls
+from evmeter.system import config, twin
+from evmeter.uplink import commands, mqtt, publisher, resolver, tls
 from evmeter_tools.verify import check, parse
 
 TARGETS = {"modbus": metering.modbus, "registers": metering.registers, "gate": metering.gate,
            "ack": uplink.ack, "mqtt": uplink.mqtt_in, "config": system.configuration,
            "profile": system.profile, "ocmf": ledger.ocmf, "key": ledger.key,
            "checkpoint": ledger.checkpoint, "journal": ledger.journal, "sntp": times.sntp,
+           "command": orders.command, "wish": orders.wish,
            "dns": names.dns, "certificate": names.certificate}
 
 
@@ -170,6 +172,26 @@ def _local_time(certificate):
     return begins_s + 3600, ends_s + 3600, same
 
 
+def _any_device(found, payload, device_id, wish=False):
+    commands.check(found, payload, found.get("dev", device_id), wish)
+
+
+def _any_field(found, payload, device_id, wish=False):
+    known = {name: value for name, value in found.items() if name not in ("op", "k", "x")}
+    commands.check(dict(known, op="x"), payload, device_id, wish)
+
+
+def _forgets(settings, wish, rev):
+    return config.check(dict(wish, rev=rev))
+
+
+def _takes_any(settings, wish, rev):
+    try:
+        return twin.merged(settings, wish, rev)
+    except config.ConfigError:
+        return dict(settings, rev=rev)
+
+
 WRONG = {
     "modbus": {"no CRC": (metering, "find_reply", _without_crc),
                "no exceptions": (metering, "find_reply", _without_exceptions),
@@ -193,6 +215,10 @@ WRONG = {
              "too sure": (times, "answer", lambda *_: (times.FLOOR_MS, 0, 20))},
     "checkpoint": {"any length": (ledger, "unpack", _short_checkpoint),
                    "no sign": (ledger, "unpack", _no_jump)},
+    "command": {"any device": (orders, "check", _any_device),
+                "any field": (orders, "check", _any_field)},
+    "wish": {"what is hidden is lost": (orders, "merged", _forgets),
+             "the old one in place of errors": (orders, "merged", _takes_any)},
     "dns": {"any question": (names, "answer", _any_question),
             "any code": (names, "answer", _any_code)},
     "certificate": {"local time": (names, "facts", _local_time)},

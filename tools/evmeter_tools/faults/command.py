@@ -118,6 +118,12 @@ def _update(trials, short, progress):
     return update.run(trials, progress=progress)
 
 
+def _commands(trials, short, progress):
+    from evmeter_tools.faults import commands
+
+    return commands.run(97 if short else 1, progress=progress)
+
+
 def _fuzz(target):
     def run(trials, short, progress):
         return fuzz.fuzz(target, trials, progress=progress)
@@ -142,6 +148,7 @@ CAMPAIGNS = {
     "session-sequences": Campaign(_session_sequences, 2500, 60),
     "session-years": Campaign(_session_years, 36500, 500),
     "hostile-signatures": Campaign(_signatures, 1000, 20),
+    "hostile-commands": Campaign(_commands, 20000, 3000),
     "clock": Campaign(_clock, 100000, 3000),
     "network-link": Campaign(_network, 20000, 400),
     "update": Campaign(_update, 3000, 150),

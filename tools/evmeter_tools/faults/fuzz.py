@@ -23,6 +23,8 @@ TARGETS = {
     "profile": ("any size", "takes none"),
     "config": ("no limit", "defaults in place of errors"),
     "ack": ("any key", "any number"),
+    "command": ("any device", "any field"),
+    "wish": ("what is hidden is lost", "the old one in place of errors"),
     "mqtt": ("no PUBACK", "any packet"),
     "ocmf": ("any signature", "another text"),
     "key": ("any point",),
