@@ -14,14 +14,17 @@ import jsonschema
 import paho.mqtt.client as mqtt
 import pytest
 
+import test_cpy_keeper_room as keeper_room
 import test_cpy_pass_through as meter_records
 from evmeter.ledger.journal import EVT, IVL, LOG, REC
 from evmeter.ledger.signer import SoftwareSigner
+from evmeter.monitoring import alarms
 from evmeter.system import key_change
 from evmeter.system.clock import Clock
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.contract import Contract
-from evmeter_tools.paths import BUILD, FIRMWARE
+from evmeter_tools.faults.life import OnRing
+from evmeter_tools.paths import BUILD, FIRMWARE, ROOT
 from fakes import keeper_device
 from fakes.keeper_device import PILOT_A, PILOT_B, PILOT_C, START_UNIX_MS, Device
 from fakes.world import FakeBoard
@@ -129,6 +132,11 @@ def test_each_entry_that_the_firmware_names_is_in_the_contract(contract):
     assert named <= known, named - known
 
 
+def test_the_readme_names_each_alarm():
+    text = (ROOT / "README.md").read_text()
+    assert [code for code in alarms.ALL if "`%s`" % code not in text] == []
+
+
 # -- devices in memory --
 
 def _signed(monkeypatch):
@@ -182,6 +190,19 @@ def _many_changes(monkeypatch):
     device.clock._unix_ms += 5000
     device.run(3000, PILOT_C, 36000)
     device.run(15_000, PILOT_A)
+    return device
+
+
+def _without_room(_monkeypatch):
+    """A car that starts and stops while the journal has little room."""
+    device = Device(keeper_room._board(OnRing()))
+    device.run(2000, PILOT_A)
+    while device.journal.free_percent() >= 25:
+        seq = device.journal.next_seq
+        device.journal.append(EVT, json.dumps({
+            "v": 1, "ts": 0, "tq": "U", "k": "", "seq": seq, "sid": "", "e_mwh": 0,
+            "ev": "charging", "why": "x" * 1900}).encode())
+    keeper_room._flap(device, 15)
     return device
 
 
@@ -263,7 +284,8 @@ class _Nvs:
 
 def _in_memory(seen, monkeypatch):
     _signed(monkeypatch)
-    for run in (_rare, _records_of_the_meter, _late_and_doubtful, _with_tariff, _many_changes):
+    for run in (_without_room, _rare, _records_of_the_meter, _late_and_doubtful, _with_tariff,
+                _many_changes):
         with monkeypatch.context() as inner:
             seen.device(run(inner))
 
