@@ -32,7 +32,7 @@ class _Switch:
 def servers():
     switch = _Switch()
     both = [TimeServer(switch), TimeServer(switch)]
-    yield switch, [server.address for server in both]
+    yield switch, [both[0].address, both[1].address.replace("127.0.0.1", "localhost")]
     for server in both:
         server.close()
 

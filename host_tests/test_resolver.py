@@ -279,6 +279,20 @@ def test_the_last_address_is_used_when_nobody_answers():
     assert "does not answer" in results[2][0]
 
 
+def test_each_of_several_names_has_its_last_address():
+    other = _answer(_record(_POINTER, 1, b"\x0a\x00\x00\x08"),
+                    asked=query(b"\x12\x34", question("other.example")))
+    net = _Net({"10.0.0.53": (_GOOD, other)})
+
+    def names():
+        yield from ("broker.example", "other.example")
+        net.servers.clear()
+        yield from ("broker.example", "other.example", "third.example")
+
+    texts = [text for text, _ in _play(net, names())]
+    assert texts[:4] == ["10.0.0.7", "10.0.0.8"] * 2 and "does not answer" in texts[4]
+
+
 def test_the_last_address_survives_a_reboot_and_is_written_when_it_changes_only():
     nvs = _Nvs()
     _play(_Net({"10.0.0.53": (_GOOD,)}), ["broker.example"] * 5, nvs=nvs)

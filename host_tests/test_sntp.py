@@ -1,5 +1,6 @@
 from evmeter.system.clock import Clock
 from evmeter.system.sntp import Kiss, SntpClient, SntpError, answer, question
+from evmeter.uplink.resolver import ResolveError
 from fakes.time_server import FakeTime, Net, reply, run, server
 from support import raises
 
@@ -156,8 +157,32 @@ def test_a_name_is_resolved_with_the_given_resolver():
 
     client = SntpClient(clock, resolve, net, lambda count: NONCE, time.sleep_ms)
     net.servers["10.0.0.9"] = server()
-    assert run(client.ask("time.example", FLOOR)).address == ("10.0.0.9", 123)
-    assert names == ["time.example"]
+    for name, port in (("time.example", 123), ("10.0.0.999:124", 124), ("10.0.1", 123)):
+        assert run(client.ask(name, FLOOR)).address == ("10.0.0.9", port)
+    assert names == ["time.example", "10.0.0.999", "10.0.1"]
+    assert run(client.ask("10.0.0.9", FLOOR)) and len(names) == 3
+
+
+def test_getaddrinfo_never_gets_a_name():
+    time, net, clock, client = _rig()
+
+    def getaddrinfo(*_):
+        raise AssertionError("a name for getaddrinfo")
+
+    net.getaddrinfo = getaddrinfo
+    for name in ("time.example", "localhost:1123", "1.2.3", "10.0.0.999"):
+        assert "resolves names" in str(raises(SntpError, run, client.ask(name, FLOOR))), name
+
+
+def test_a_name_that_has_no_address_is_an_error_like_any_other():
+    time, net, clock, _ = _rig()
+
+    async def resolve(name):
+        raise ResolveError(name + ": no such name")
+
+    client = SntpClient(clock, resolve, net, lambda count: NONCE, time.sleep_ms)
+    assert "no such name" in str(raises(OSError, run, client.ask("time.example", FLOOR)))
+    assert net.sockets == []
 
 
 def test_a_false_answer_does_not_end_the_wait_for_the_right_one():

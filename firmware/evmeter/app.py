@@ -219,8 +219,14 @@ class App:
             from evmeter.system.sntp import SntpClient
             from evmeter.system.timekeeper import TimeKeeper
 
-            self.time = TimeKeeper(settings, clock, SntpClient(clock), self.battery,
-                                   self.board.network.up)
+            hosts = [server.partition(":")[0] for server in settings["servers"]]
+            client = SntpClient(clock, None if all(map(is_address, hosts)) else self._resolver())
+            self.time = TimeKeeper(settings, clock, client, self.battery, self.board.network.up)
+
+    def _resolver(self, nvs=None, quiet=None):
+        from evmeter.uplink.resolver import Resolver
+
+        return Resolver(self.board.network.dns_servers, nvs, quiet)
 
     def _count_boot(self):
         """(boot count, how many lives in a row before this one were short)."""
@@ -365,9 +371,7 @@ class App:
             except CertificateError as error:
                 raise StartError("mqtt: %s" % error) from None
         if not is_address(settings["host"]):
-            from evmeter.uplink.resolver import Resolver
-
-            resolve = Resolver(board.network.dns_servers, board.nvs, self.ledger.quiet)
+            resolve = self._resolver(board.nvs, self.ledger.quiet)
         link = Link(resolve, tls, room=room)
         if link.insecure:
             self.alarms.raise_(codes.INSECURE, codes.WARNING, "the broker is not verified")

@@ -14,6 +14,8 @@ import struct
 
 from micropython import const
 
+from evmeter.uplink.link import is_address
+
 _PORT = const(123)
 _BYTES = const(48)
 _BUFFER = const(128)  # an answer may carry extension fields and a MAC, which are not read
@@ -137,8 +139,8 @@ def _split(name):
 
 class SntpClient:
     """`clock` has mono_ms. `resolve(name)` is a coroutine function that gives a name's IPv4
-    address as text; without it getaddrinfo is asked, which on the ESP32 blocks as long as the
-    name server is silent."""
+    address as text (see uplink/resolver.py): getaddrinfo never gets a name, as on the ESP32 it
+    blocks as long as the name server is silent."""
 
     def __init__(self, clock, resolve=None, sockets=socket, random=os.urandom,
                  sleep_ms=asyncio.sleep_ms):
@@ -154,7 +156,9 @@ class SntpClient:
         """A Sample of `server`, a name with or without ":port". Answers that cannot be believed
         are dropped and the right one is waited for. Raises SntpError, Kiss, OSError."""
         host, port = _split(server)
-        if self._resolve and host.strip("0123456789."):
+        if not is_address(host):
+            if self._resolve is None:
+                raise SntpError("nothing here resolves names; configure the server's address")
             host = await self._resolve(host)
         sockets = self._sockets
         address = sockets.getaddrinfo(host, port, sockets.AF_INET, sockets.SOCK_DGRAM)[0][-1]

@@ -26,6 +26,7 @@ _MOST_ALIASES = const(8)
 _MOST_LABELS = const(127)
 _MOST_JUMPS = const(16)
 _MOST_ADDRESSES = const(8)
+_MOST_KNOWN = const(8)  # a configuration has one broker and four time servers
 _LONGEST_NAME = const(253)
 _LONGEST_LABEL = const(63)
 _A = const(1)
@@ -150,8 +151,8 @@ class Resolver:
     """`await resolver(name)` gives an IPv4 address as text, and takes at most 6 s for two servers.
 
     `servers()` gives the name servers' addresses as text, best first. The last address that was
-    found is used where nobody answers, also after a reboot with `nvs` (an esp32.NVS), which is
-    written inside `quiet` (Ledger.quiet).
+    found is used where nobody answers, also after a reboot with `nvs` (an esp32.NVS), which has
+    room for one name and is written inside `quiet` (Ledger.quiet).
     """
 
     def __init__(self, servers, nvs=None, quiet=None, sockets=socket, urandom=os.urandom,
@@ -188,7 +189,8 @@ class Resolver:
         address = addresses[self._turn % len(addresses)]
         self._turn = (self._turn + 1) % _MOST_ADDRESSES
         if self._known.get(name) not in addresses:
-            self._known = {name: address}
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
             await self._keep(name, address, addresses)
         self._known[name] = address
         return address
