@@ -248,8 +248,10 @@ def test_half_a_packet_is_waited_for_10_s_and_no_longer():
 
 
 def test_lengths_are_limited():
-    for head, word in ((b"\x30\x80\x20", None), (b"\x30\x81\x20", "4097 bytes; allowed: 4096"),
-                       (b"\x30\xff\xff\xff\x7f", "allowed"), (b"\x30\x80\x80\x80\x80", "length"),
+    for head, word in ((b"\x30\x80\x20", None), (b"\x20\x81\x20", "4097 bytes; allowed: 4096"),
+                       (b"\x30\xff\xff\xff\x7f", "allowed"), (b"\x90\xff\x7f", "allowed"),
+                       (b"\x30\x81\x80\x40", "1048577 bytes; allowed: 4096"),
+                       (b"\x30\x80\x80\x80\x80", "length"),
                        (b"\x30\x80\x80\x80\x00", None)):
         link, peer = _open()
         peer.socket.most_at_once = 5000
@@ -277,18 +279,62 @@ def test_a_large_packet_has_its_own_buffer_while_it_is_here():
     assert link._in is usual
 
 
-def test_a_packet_for_which_there_is_no_memory_ends_the_connection():
+def test_a_message_for_which_there_is_no_memory_is_passed_over_too():
     def full(size):
         raise MemoryError("memory allocation failed")
 
-    link, peer = _open()
-    peer.socket.incoming.extend(b"\x30\x80\x20")
-    link_module.bytearray = full
+    for head, word in ((b"\x30\x80\x20", None), (b"\x90\x80\x20", "4096 bytes; allowed")):
+        link, peer = _open()
+        peer.socket.most_at_once = 5000
+        peer.socket.incoming.extend(head + bytes(509))
+        link_module.bytearray = full
+        try:
+            if word:
+                assert word in str(raises(LinkError, link.poll))
+            else:
+                assert (len(link.poll()), link.over) == (512, 4099 - 512)
+        finally:
+            del link_module.bytearray
+        link.close()
+
+
+def test_a_message_that_is_too_large_is_passed_over_in_whatever_pieces_it_comes():
+    for length in (4097, 4098, 4101, 5000):
+        for piece in (100, 4096, 5000):
+            link, peer = _open()
+            peer.socket.most_at_once = piece
+            large = b"\x32" + bytes([length & 0x7F | 0x80, length >> 7]) + b"x" * length
+            peer.socket.incoming.extend(_STREAM[0] + large)
+            large = None
+            peer.socket.incoming.extend(_STREAM[1])
+            found = []
+            for _ in range(5200 // piece + 9):
+                packet = link.poll()
+                if packet is not None:
+                    over = link.over
+                    found.append(bytes(packet) if not over else (len(packet), over))
+                    link.consume(len(packet) + over)
+            assert found == [_STREAM[0], (512, 3 + length - 512), _STREAM[1]], (length, piece)
+
+
+def test_the_rest_of_a_large_message_is_waited_for_as_long_as_it_comes():
+    kept = link_module.time
     try:
-        assert "no memory for a packet of 4099" in str(raises(LinkError, link.poll))
+        link_module.time = clock = VirtualTime()
+        link, peer = _open()
+        peer.socket.most_at_once = 5000
+        peer.socket.incoming.extend(b"\x30\x80\x80\x02" + bytes(508))
+        packet = link.poll()
+        assert (len(packet), link.over) == (512, 32260)
+        link.consume(len(packet) + link.over)
+        for _ in range(20):
+            clock.pass_ms(9000)
+            peer.socket.incoming.extend(bytes(1000))
+            assert link.poll() is None
+        clock.pass_ms(10001)
+        assert "half a packet" in str(raises(LinkError, link.poll))
     finally:
-        del link_module.bytearray
-    link.close()
+        link_module.time = kept
 
 
 def test_a_close_that_fails_is_no_error_and_forgets_the_rest():

@@ -94,6 +94,29 @@ def test_malformed_packets_close_the_connection():
             assert len(got) == 1
 
 
+def test_a_message_that_is_too_large_is_acknowledged_and_never_delivered():
+    for qos in (0, 1):
+        broker = FakeBroker()
+        session, got = begin(broker)
+
+        async def hear(session=session, broker=broker, qos=qos):
+            await session.connect()
+            broker.socket.most_at_once = 600
+            broker.say(b"t/ack", b"one")
+            for pid in (0x1234, 0x1235):
+                broker.say(b"t/ack", b"y" * 4096, qos, pid)
+                for _ in range(20):
+                    session.poll()
+            broker.say(b"t/ack", b"two", 1, 10)
+            for _ in range(9):
+                session.poll()
+
+        asyncio.run(hear())
+        assert got == [(b"t/ack", b"one"), (b"t/ack", b"two")] and session.oversized == 2
+        pubacks = [packet[2:] for packet in broker.packets if packet[0] == 0x40]
+        assert pubacks == [b"\x00\x09", b"\x12\x34", b"\x12\x35", b"\x00\x0a"][:: 3 - 2 * qos]
+
+
 def test_a_late_puback_or_a_ping_answer_is_no_message():
     broker = FakeBroker()
     session, got = begin(broker)

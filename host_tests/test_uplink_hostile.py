@@ -79,6 +79,21 @@ def test_pauses_double_from_1_s_to_300_s_half_of_them_by_chance():
     assert _pauses(255, 61000) == [1000] * 12
 
 
+def test_a_flood_of_refused_messages_is_counted_and_told_once_a_minute():
+    bench = UplinkBench(0)
+    told = []
+    kept = publisher_module.log.warning
+    publisher_module.log.warning = lambda text, *args: told.append(text % args)
+    try:
+        bench.play(*[lambda: bench.broker.ack(99)] * 30, lambda: bench.clock.advance(60000),
+                   lambda: bench.broker.say(ROOT + b"ack", b"{"))
+    finally:
+        publisher_module.log.warning = kept
+    assert bench.uplink.acks_refused == 31
+    told = [text for text in told if "refused from" in text]
+    assert len(told) == 2 and "number 99 was never published" in told[0], told
+
+
 def test_deeply_nested_and_odd_messages_are_refused():
     bench = UplinkBench(1)
     odd = [b"[" * 3000, b"{" * 3000, b"", b"\x00", b"nul", b'{"k":"a1b2c3d4","cum":1e3}',

@@ -16,6 +16,8 @@ HIGHEST = 70000
 _ACK = {"v": 1, "k": KEY_ID, "cum": 3, "sel": [5, 7], "bad": [{"seq": 4}]}
 _MOST_ACKED = 64
 _MOST_PACKET = 4096
+_MOST_DROPPED = 1 << 20
+_SEEN = 512  # of a message that is too large
 _SETTINGS = {"user": None, "password": None, "keepalive_s": 30, "host": "10.0.0.1", "port": 1883}
 _NEVER = 100000  # looks at the line
 
@@ -111,7 +113,7 @@ def _head(data, at):
         byte = data[at + 1 + index]
         length += (byte & 127) * 128 ** index
         if byte < 128:
-            if length > _MOST_PACKET:
+            if length > (_MOST_DROPPED if data[at] >> 4 == 3 else _MOST_PACKET):
                 raise ValueError("too long")
             return 2 + index, length
     raise ValueError("a length of five bytes")
@@ -136,7 +138,13 @@ def _meaning(data):
         while True:
             head = _head(data, at)
             if head is None or at + sum(head) > len(data):
+                if head and head[1] > _MOST_PACKET and at + _SEEN <= len(data):
+                    acks += _message(data[at], data[at + head[0]:at + _SEEN])[2]
                 return messages, acks, True
+            if head[1] > _MOST_PACKET:  # acknowledged and passed over
+                acks += _message(data[at], data[at + head[0]:at + _SEEN])[2]
+                at += sum(head)
+                continue
             first, body = data[at], data[at + head[0]:at + sum(head)]
             if first >> 4 == 3:
                 topic, payload, puback = _message(first, body)

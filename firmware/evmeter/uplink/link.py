@@ -17,6 +17,8 @@ from evmeter.system.log import log
 
 _MAX_PACKET = const(4096)
 _ROOM = const(512)  # for packets; a larger one gets a buffer of its own while it is here
+_MOST_DROPPED = const(1048576)  # of a message that is too large
+_PUBLISH = const(0x30)
 _HEAD = const(5)  # packet type and at most four length bytes
 _SEND_BYTES = const(2816)  # one durable frame with its topic (2,610), and 50 PUBACKs
 _STEP_MS = const(10)
@@ -63,7 +65,8 @@ class Link:
         self._transmit = None
         self._handshake = False
         self._usual = bytearray(_ROOM)
-        self._have = 0
+        self._have = self._drop = 0
+        self.over = 0
         self._into(self._usual)
         self._out = memoryview(bytearray(max(_SEND_BYTES, room)))
         self._sent = self._offered = self._moved_ms = self._begun_ms = 0
@@ -137,7 +140,7 @@ class Link:
                     log.info("link: close: %s", error)
         self._stream = self._socket = None
         self._handshake = False
-        self._have = self.queued = self._sent = self._offered = 0
+        self._have = self._drop = self.queued = self._sent = self._offered = 0
         self._into(self._usual)
 
     def tail(self, at):
@@ -189,8 +192,9 @@ class Link:
 
     def poll(self):
         """Receive what is there. Returns the next whole packet (memoryview, valid until `consume`)
-        or None. Raises LinkError on a closed connection or a packet that is too large, for the
-        limit or for the heap."""
+        or None. Of a message that is too large, for the limit or for the heap, these are its first
+        512 bytes, and `over` says how many more there are. Raises LinkError on a closed
+        connection, another packet that is too large, or a message beyond 1 MiB."""
         have = self._have
         packet = self._packet() if have else None
         if packet is not None:
@@ -202,7 +206,8 @@ class Link:
         except (OSError, ValueError) as error:
             self._failed(error)
         if count is None:
-            if have and time.ticks_diff(time.ticks_ms(), self._begun_ms) > _PACKET_MS:
+            if (have or self._drop) and time.ticks_diff(time.ticks_ms(),
+                                                        self._begun_ms) > _PACKET_MS:
                 raise LinkError("half a packet for %d ms" % _PACKET_MS)
             return None
         if not count:
@@ -211,7 +216,9 @@ class Link:
         self.last_rx_ms = time.ticks_ms()
         if not have:
             self._begun_ms = self.last_rx_ms
-        return self._packet()
+        if self._drop:
+            self.consume(0)
+        return self._packet() if self._have else None
 
     def _failed(self, error):
         """Raise what `error` of a read or write means, unless it is that there is nothing now."""
@@ -242,22 +249,30 @@ class Link:
                 break
         else:
             raise LinkError("malformed packet length")
-        if length > _MAX_PACKET:
-            raise LinkError("packet of %d bytes; allowed: %d" % (length, _MAX_PACKET))
         total = index + 1 + length
-        if total > len(data):
+        self.over = 0
+        large = length > _MAX_PACKET
+        if total > len(data) and not large:
             try:
                 self._into(bytearray(total))
             except MemoryError:
-                raise LinkError("no memory for a packet of %d bytes" % total) from None
+                large = True
+        if large:
+            if length > _MOST_DROPPED or data[0] & 0xF0 != _PUBLISH:
+                raise LinkError("packet of %d bytes; allowed: %d" % (length, _MAX_PACKET))
+            self.over = total - _ROOM
+            total = _ROOM
         return self._in_view[:total] if self._have >= total else None
 
     def consume(self, length):
-        """Drop the first `length` bytes received."""
+        """Drop the first `length` bytes received, or to come."""
+        length += self._drop
         rest = self._have - length
-        if rest:
+        self._drop = max(0, -rest)
+        if rest > 0:
             self._in_view[:rest] = self._in_view[length : self._have]
+        self._have = max(0, rest)
+        if rest:
             self._begun_ms = time.ticks_ms()
-        self._have = rest
-        if len(self._in) > _ROOM >= rest:
+        if len(self._in) > _ROOM >= self._have:
             self._into(self._usual)

@@ -69,9 +69,10 @@ class Session:
     """One client session that the broker keeps (clean_session=False).
 
     `on_message(topic, payload)` gets each message after its PUBACK is on the way, so that one it
-    fails on does not come again for ever. Errors are OSError. `flush` sends of what is queued what
-    the socket takes and returns whether nothing is left; `close` drops the connection, whereupon
-    the broker sends the last will.
+    fails on does not come again for ever. For the same reason one that is too large gets a PUBACK;
+    `oversized` counts those. Errors are OSError. `flush` sends of what is queued what the socket
+    takes and returns whether nothing is left; `close` drops the connection, whereupon the broker
+    sends the last will.
     """
 
     def __init__(self, link, client_id, settings, will_topic, on_message):
@@ -82,6 +83,7 @@ class Session:
         self._stream = _Stream(link)
         self._on_message = on_message
         self._message = None
+        self.oversized = 0
         self._keepalive_ms = settings["keepalive_s"] * 1000
         self._client = client = umqtt.MQTTClient(
             client_id.encode(), settings["host"], settings["port"],
@@ -171,12 +173,30 @@ class Session:
     def _heard(self, topic, payload):
         self._message = topic, payload
 
+    def _pass_over(self, packet):
+        """Acknowledge a message that is too large, and drop it."""
+        link = self._link
+        self.oversized += 1
+        if packet[0] & 6:
+            at = 2
+            while packet[at - 1] & 0x80:  # the length goes on
+                at += 1
+            at += 2 + (packet[at] << 8 | packet[at + 1])
+            if at + 2 > len(packet):
+                raise LinkError("topic of %d bytes" % at)
+            link.queue(b"\x40\x02")
+            link.queue(packet[at : at + 2])
+        link.consume(len(packet) + link.over)
+
     def _take(self, packet):
         kind = packet[0]
         link = self._link
         if kind & 0xF0 == _PUBLISH:
             if kind & 6 > 2:
                 raise LinkError("QoS 2 was not asked for")
+            if link.over:
+                self._pass_over(packet)
+                return
             self._stream.give(packet)
             self._client.wait_msg()  # reads by lengths that _Stream.read checks
         elif kind == _PINGRESP:

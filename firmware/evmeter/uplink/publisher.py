@@ -32,6 +32,7 @@ _WARM_MS = const(300)
 _WARM_STEP_MS = const(2)
 _IDLE_STEP_MS = const(20)
 _MOST_ACKED = const(64)
+_COMPLAIN_MS = const(60000)
 _HOST = b"evmeter/v1/_host/state"
 _LIVE_PID = const(32768)
 
@@ -95,7 +96,7 @@ class Uplink:
         self._answers = []
         self._status_due = True
         self._caught_up_ms = self._status_ms = 0
-        self._telemetry_ms = self._diag_ms = None
+        self._telemetry_ms = self._diag_ms = self._complained_ms = None
         self._again = None  # [first, last] of frames that were asked for
         self._ask_wish = self._announce = False
         self.on_command = self.on_config = self.on_greet = self.on_damage = None
@@ -269,7 +270,8 @@ class Uplink:
             self._diag_ms = self._clock.mono_ms()
             await self._live(b"diag", self._monitor.diagnostics({
                 "reconnects": self.reconnects, "resends": self.resends,
-                "acks_refused": self.acks_refused}), 0, False)
+                "acks_refused": self.acks_refused, "oversized": self._session.oversized}), 0,
+                False)
 
     def _send_durable(self):
         """Send one frame: again if its time has come, else the next one; returns whether it was
@@ -343,4 +345,7 @@ class Uplink:
         except (ValueError, RuntimeError, MemoryError, JournalError) as error:
             # nested too deep: MemoryError on MicroPython, RuntimeError on CPython
             self.acks_refused += 1
-            log.warning("uplink: refused from %s: %s", topic.decode(), error)
+            if self._passed(self._complained_ms, _COMPLAIN_MS):
+                # a line takes an ESP32's UART 7 ms: a flood of them would hold everything up
+                self._complained_ms = self._clock.mono_ms()
+                log.warning("uplink: refused from %s: %s", topic.decode(), error)
