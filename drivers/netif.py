@@ -83,8 +83,8 @@ class Interface:
         """Look once, do what is due. Raises nothing that the port raises."""
         try:
             self._step()
-        except OSError as error:
-            self._fail(self._words(error))
+        except (OSError, ValueError, RuntimeError) as error:
+            self._fail(self._words(error))  # ValueError: a country or address that is none
 
     def _words(self, error):
         return str(error.args[0]) if error.args else "error"

@@ -131,6 +131,13 @@ def test_the_ports_errors_are_reasons_and_pass():
         assert bench.play(100, driver.up)
 
 
+def test_a_setting_that_the_port_refuses_is_a_reason_too():
+    bench = _Bench(Wifi, country="Germany")
+    assert not bench.play(30, bench.driver.up)
+    assert "country" in bench.driver.status and bench.driver.failures > 1, bench.driver.status
+    assert bench.driver.diag()["net_why"].startswith("country")
+
+
 def test_ethernet_comes_up_waits_for_its_cable_and_comes_back():
     bench = _Bench(Ethernet, hostname="evm-0001")
     driver = bench.driver

@@ -56,7 +56,7 @@ FIELDS = {
         "certificate": ("text?", 1, 3000, None),
         "key": ("text?", 1, 400, None),  # never reported
         "keepalive_s": ("int", 5, 1200, 30),
-        "window": ("int", 1, 8, 4),
+        "window": ("int", 1, 8, 8),
         "telemetry_s": ("int", 1, 3600, 10),
         "discovery": ("topic", 1, 40, None),  # Home Assistant's prefix, as "homeassistant"
     },
