@@ -14,6 +14,7 @@ import sys
 import time
 import tty
 from fractions import Fraction
+from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +34,7 @@ from evmeter_tools.paths import FIRMWARE, HOST_BOARD, ROOT
 from host_adc import PilotAdc
 from host_uart import Uart
 
-_END_S = 20
+_END_S = 120  # so slow is no machine
 _CPYTHON = "import sys, cpython_shim; cpython_shim.install(); exec(open(sys.argv.pop(1)).read())"
 _INTERPRETERS = ("micropython", "cpython")
 _TOOLS = dict(os.environ, PYTHONPATH=str(ROOT / "tools"))
@@ -67,7 +68,7 @@ class _Line:
         if len(self.data) >= self._expected:
             self._heard.set()
 
-    async def ask(self, request, expected, limit_s=5):
+    async def ask(self, request, expected, limit_s=_END_S):
         """Send and wait until `expected` bytes are there, or the limit is up. Returns the time of
         sending."""
         self.data.clear()
@@ -149,7 +150,7 @@ def test_registers_bit_by_bit():
 ])
 def test_what_the_meter_refuses_and_what_it_does_not_hear(request_frame, reply):
     async def scenario(emulated, line):
-        await line.ask(request_frame, len(reply) or 1, 5 if reply else 0.3)
+        await line.ask(request_frame, len(reply) or 1, _END_S if reply else 0.3)
         assert bytes(line.data) == reply
         assert emulated.wire.requests == (request_frame[0] == 1)
 
@@ -419,8 +420,9 @@ def test_a_rig_whose_standard_input_is_no_pipe(tmp_path, kind):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines[0]["ready"]
     if kind == "file":
-        assert [line.get("pilot") for line in lines] == list("A") + [None] + list("AB") + [
-            None, "B", None, "B"]
+        # a slow machine has lines between the commands
+        assert [pilot for pilot, _ in groupby(line.get("pilot") for line in lines)] == [
+            "A", None, "A", "B", None, "B", None, "B"]
         assert sum("error" in line for line in lines) == 3
 
 
@@ -438,10 +440,13 @@ def test_the_rig_sets_what_goes_wrong_with_pilot_and_pulses(tmp_path):
                  6000, -10700, 7200),
                 ({"pilot": "F"}, -10700, -10700, 0)):
             rig.tell(json.dumps(told))
-            assert rig.line()["load_w"] == load_w, told
-            pilot.sample()
-            assert abs(pilot.high_mv - high_mv) < 30, told
-            assert abs(pilot.low_mv - low_mv) < 30, told
+
+            def obeyed(line, expected=(high_mv, low_mv), load_w=load_w):
+                pilot.sample()
+                return (line.get("load_w") == load_w and abs(pilot.high_mv - expected[0]) < 30
+                        and abs(pilot.low_mv - expected[1]) < 30)
+
+            rig.until(obeyed)  # a line may be from before the command
         for wrong in ('{"pulse_bounces": 9}', '{"pulse_bogus": 1}', '{"cp": "torn", "pilot": "A"}',
                       '{"pilot": "A", "pulse_low_ms": "x"}', '{"noise_mv": NaN}', '{"diode": 0}'):
             rig.tell(wrong)
@@ -472,7 +477,7 @@ while meter.count < int(sys.argv[2]):
 print(meter.count, meter.power_mw() is not None, meter.damaged > 0)
 sent = int(sys.stdin.readline())
 begun = time.ticks_ms()
-while meter.count < sent and time.ticks_diff(time.ticks_ms(), begun) < 10000:
+while meter.count < sent and time.ticks_diff(time.ticks_ms(), begun) < 60000:
     meter.step()
 for _ in range(15):
     meter.step()
@@ -513,7 +518,7 @@ def test_the_rig_ends_when_told_and_when_nobody_listens(tmp_path):
 
 
 def test_the_load_rises_on_a_ramp_and_ends_at_once(tmp_path):
-    rig = _Rig(tmp_path, "--ramp-s", "1", "--load-w", "8000")
+    rig = _Rig(tmp_path, "--ramp-s", "4", "--load-w", "8000")
     rig.tell('{"pilot": "C"}')
     assert 0 < rig.until(lambda line: line["load_w"])["load_w"] < 8000
     rig.until(lambda line: line["load_w"] == 8000)
@@ -590,10 +595,11 @@ def test_a_meter_that_cannot_be_emulated(options, word):
     assert "\n" not in str(caught.value)
 
 
-def _answer(fd, request, wait_s):
+def _answer(fd, request, expected=0):
+    """What comes until `expected` bytes are there, and for 0.6 s after them."""
     os.write(fd, request)
     data = b""
-    while select.select([fd], [], [], wait_s)[0]:
+    while select.select([fd], [], [], 0.6 if len(data) >= expected else _END_S)[0]:
         data += os.read(fd, 512)
     return data
 
@@ -608,8 +614,8 @@ def test_a_meter_on_a_serial_port_leaves_other_units_alone_and_notices_its_loss(
     try:
         assert os.ttyname(slave) in process.stdout.readline()
         for unit, function in ((8, 3), (0, 3), (8, 0x2B), (8, 99)):
-            assert _answer(master, _request(unit, function, 0xFC00, 2), 0.6) == b""
-        assert _answer(master, _request(7, 3, 0xFC00, 2), 0.6) == _frame(
+            assert _answer(master, _request(unit, function, 0xFC00, 2)) == b""
+        assert _answer(master, _request(7, 3, 0xFC00, 2), 9) == _frame(
             b"\x07\x03\x04\x00\x01\x02\x03")
         second = subprocess.run(arguments, env=_TOOLS, capture_output=True, text=True,
                                 timeout=_END_S, check=False)
@@ -640,7 +646,7 @@ def _on_a_port(scenario, **options):
             if data:
                 os.write(master, data)
             heard = b""
-            end_s = time.monotonic() + (5 if expected else 0.15)
+            end_s = time.monotonic() + (_END_S if expected else 0.15)
             while time.monotonic() < end_s and not (expected and len(heard) >= expected):
                 await asyncio.sleep(0.01)
                 with contextlib.suppress(BlockingIOError):

@@ -38,10 +38,11 @@ class _Play:
         self.bench = bench
         self.watch = bench.watch
 
-    def until(self, condition, seconds=30):
+    def until(self, condition, seconds=120, collecting=True):
         deadline = time.monotonic() + seconds
         while not condition():
-            self.bench.check()
+            if collecting:
+                self.bench.check()
             assert time.monotonic() < deadline, self.watch.lines[-20:]
             time.sleep(0.05)
 
@@ -167,12 +168,16 @@ def test_a_watchdog_reset_and_a_dead_backend_cost_nothing(tmp_path):
         bench._end_collector()
         play.count("open", 1)
         bench.rig.tell(pilot="B")
-        time.sleep(2)
+        play.until(lambda: play.watch.status.get("cp") == "B", collecting=False)
+        asked = bench.rig.status["requests"]
+        play.until(lambda: bench.rig.status["requests"] >= asked + 8, collecting=False)
         bench.device.watchdog_reset()
+        play.watch.status = {}
         bench.device.start()
-        time.sleep(6)
+        play.until(lambda: play.watch.status.get("sid") and play.watch.status["cp"] == "B",
+                   collecting=False)
         bench.rig.tell(pilot="A")
-        time.sleep(3)
+        play.until(lambda: play.watch.status["sid"] == "", collecting=False)
         bench._start_collector()
         play.count("close", 1)
         report, sums = play.outcome()
@@ -258,24 +263,40 @@ def test_an_outage_of_the_broker_costs_nothing(tmp_path):
     assert len(report.sessions) == 1
 
 
+def _begin_records(database):
+    store = Store(database)
+    found = [json.loads(row.payload) for row in store.rows() if row.kind == "begin"]
+    store.close()
+    return found
+
+
 def test_the_bench_reads_a_meter_on_a_serial_port(tmp_path):
+    database = tmp_path / "rig" / "backend.sqlite"
     emulated = subprocess.Popen(
         [sys.executable, "-m", "evmeter_tools.cli", "emulate", "meter", "--load-w", "9000",
          "--register-wh", "777000", "--serial", "4711"],
         env=_ENV, stdout=subprocess.PIPE, text=True)
+    port = emulated.stdout.readline().split()[4].rstrip(";")
+    rig = subprocess.Popen(
+        [sys.executable, "-m", "evmeter_tools.cli", "bench-rig", "--meter", port, "--pilot", "C",
+         "--dir", str(tmp_path / "rig")],
+        env=_ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        port = emulated.stdout.readline().split()[4].rstrip(";")
-        done = subprocess.run(
-            [sys.executable, "-m", "evmeter_tools.cli", "bench-rig", "--meter", port, "--pilot",
-             "C", "--seconds", "10", "--dir", str(tmp_path / "rig")],
-            env=_ENV, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
+        deadline = time.monotonic() + 120
+        begun = []
+        while not begun:
+            assert rig.poll() is None and time.monotonic() < deadline
+            time.sleep(0.5)
+            if database.exists():
+                begun = _begin_records(database)
+        rig.send_signal(signal.SIGINT)
+        _, errors = rig.communicate(timeout=60)
+        assert rig.returncode == 0, errors
+        begun = _begin_records(database)
     finally:
-        emulated.send_signal(signal.SIGINT)
-        emulated.wait(10)
-    store = Store(tmp_path / "rig" / "backend.sqlite")
-    begun = [json.loads(row.payload) for row in store.rows() if row.kind == "begin"]
-    store.close()
+        for process in (rig, emulated):
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
     assert len(begun) == 1
     assert '"MS":"4711"' in begun[0]["ocmf"]
     assert 777_000_000 <= begun[0]["begin_mwh"] <= 777_100_000
@@ -315,7 +336,7 @@ def test_doubled_pulses_beside_the_register_are_noticed(tmp_path):
 def _run_device(folder):
     device = HostDevice(folder)
     command, env = device.command(ROOT / "firmware" / "main.py")
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30,
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120,
                           check=False)
 
 

@@ -17,6 +17,8 @@ from fakes.memory_journal import SeriesJournal
 
 _TESTS = Path(__file__).resolve().parents[1]
 ROOT = "evmeter/v1/%s/" % uplink_device.NAME
+_LIMIT_S = 240  # so slow is no machine
+_SHORTEST_MS = 5000  # of the uplink's deadlines
 _STREAMS = ("evt", "ivl", "log", "rec")
 
 
@@ -42,7 +44,7 @@ class Backend:
         client.reconnect_delay_set(1, 1)
         client.connect("127.0.0.1", port)
         client.loop_start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(_LIMIT_S)
 
     def _connected(self, client, *_):
         client.subscribe([(ROOT + stream, 1) for stream in (*_STREAMS, "avail")])
@@ -84,10 +86,10 @@ def start_micropython(*words):
 
 def deliver(interpreter, *words):
     if interpreter == "cpython":
-        return asyncio.run(asyncio.wait_for(uplink_device.deliver(*words), 60))
+        return asyncio.run(asyncio.wait_for(uplink_device.deliver(*words), _LIMIT_S))
     device = start_micropython(*words)
     try:
-        output, _ = device.communicate(timeout=60)
+        output, _ = device.communicate(timeout=_LIMIT_S)
     finally:
         device.kill()
         device.wait()
@@ -102,3 +104,11 @@ def check(backend, frames, payload_bytes):
     assert all(backend.topics[seq] == ROOT + ("rec", "evt", "ivl", "log")[seq % 4]
                for seq in backend.frames)
     assert backend.conflicts == 0
+
+
+def undisturbed(figures):
+    """Whether nothing was sent twice, nothing connected twice: which may be only where the machine
+    stood still for longer than the uplink waits."""
+    again = figures["reconnects"] or figures["resends"]
+    assert not again or figures["ms"] > _SHORTEST_MS, figures
+    return not again
