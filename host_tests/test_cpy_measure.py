@@ -49,7 +49,7 @@ def test_every_figure_has_a_key_and_a_reach():
     # what is told beside them, for comparison
     assert set(keys) - set(command.REACH) == {
         "sign_garbage_bytes", "sign_heap_min_kib", "sign_against_starkbank_ecdsa",
-        "sign_against_ecdsa"}
+        "sign_against_ecdsa", "reconnect_first_ack_ms"}
 
 
 def test_bytes_allocated_by_a_poll_are_fewer_than_the_peers():

@@ -124,6 +124,30 @@ def _commands(trials, short, progress):
     return commands.run(97 if short else 1, progress=progress)
 
 
+def _real_broker(name):
+    def run(trials, short, progress):
+        from evmeter_tools.faults import real_broker
+
+        return getattr(real_broker, name)(trials, progress=progress)
+
+    return run
+
+
+def _outage(trials, short, progress):
+    from evmeter_tools.faults import real_broker
+
+    return real_broker.outage(trials, progress=progress, days=3 if short else 30)
+
+
+def _hostile(name):
+    def run(trials, short, progress):
+        from evmeter_tools.faults import hostile
+
+        return getattr(hostile, name)(trials, progress=progress)
+
+    return run
+
+
 def _fuzz(target):
     def run(trials, short, progress):
         return fuzz.fuzz(target, trials, progress=progress)
@@ -152,6 +176,11 @@ CAMPAIGNS = {
     "clock": Campaign(_clock, 100000, 3000),
     "network-link": Campaign(_network, 20000, 400),
     "update": Campaign(_update, 3000, 150),
+    "network-broker": Campaign(_real_broker("killed"), 70000, 3000),
+    "network-wire": Campaign(_real_broker("wire"), 600, 40),
+    "network-outage": Campaign(_outage, 1000, 20),
+    "hostile-tls": Campaign(_hostile("tls"), 12, 6),
+    "hostile-flood": Campaign(_hostile("flood"), 60000, 6000),
 }
 # likewise, where atheris is
 FUZZ = {"hostile-fuzz-" + target: Campaign(_fuzz(target), 1000000, 20000)

@@ -48,6 +48,12 @@ def _pilot_stall():
     return stall.pilot()
 
 
+def _replay():
+    from evmeter_tools.measure import replay
+
+    return replay.ratio()
+
+
 # what is measured, in the order of the table; other rooms add theirs
 FIGURES = [
     Figure(("modbus_wire_ratio_2400",), lambda: modbus.wire_ratio(2400)),
@@ -60,6 +66,7 @@ FIGURES = [
     Figure(("pilot_stall_max_ms",), _pilot_stall),
     Figure(("edge_error_ms_p99",), _pilot_edges),
     Figure(("heap_min_kib",), _heap),
+    Figure(("replay_ratio", "reconnect_first_ack_ms"), _replay),
     Figure(("erases_per_session", "wear_ten_years_percent"), _wear),
 ]
 # DESIGN.md section 5: reach
@@ -70,7 +77,7 @@ REACH = {
     "mpy_total_kib": ("<=", 42), "loaded_ram_kib": ("<=", 72),
     "pilot_stall_max_ms": ("<=", 100), "edge_error_ms_p99": ("<=", 100),
     "heap_min_kib": ("<=", 36), "erases_per_session": ("<=", 3),
-    "wear_ten_years_percent": ("<=", 10),
+    "wear_ten_years_percent": ("<=", 10), "replay_ratio": (">=", 0.8),
 }
 
 

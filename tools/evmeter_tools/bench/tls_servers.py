@@ -1,17 +1,29 @@
-"""Certificates made for a test, and servers that are wrong in one way each; CPython only."""
+"""Certificates made for a test, and servers that are wrong in one way each."""
 
+import base64
 import datetime
 import ipaddress
 import socket
 import ssl
 import threading
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-BAD = ("wrong CA", "wrong name", "expired", "not yet valid", "self-signed", "plain")
+from evmeter_tools.backend.broker import Broker, free_port
+
+REASONS = {  # what the firmware says of each
+    "wrong CA": "the broker's certificate is not from the configured CA",
+    "wrong name": "the broker's certificate is for another name",
+    "expired": "the broker's certificate has expired",
+    "not yet valid": "the broker's certificate is not valid yet",
+    "self-signed": "the broker's certificate is self-signed, not from the configured CA",
+    "plain": "no TLS there: ",
+}
+BAD = tuple(REASONS)
 _DAY = datetime.timedelta(days=1)
 _HANDSHAKE_RECORDS = (20, 21, 22)  # change of cipher, alert, handshake: RFC 5246, 6.2.1
 
@@ -34,6 +46,18 @@ class Certificates:
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
         return builder.sign(signer, hashes.SHA256())
+
+    def der(self, kind=None):
+        """(certificate, key) of `make(kind)`, or of the CA alone, as base64 of DER."""
+        if kind is None:
+            return base64.b64encode(self.ca.public_bytes(serialization.Encoding.DER)).decode()
+        text = self.make(kind).read_bytes()
+        certificate = x509.load_pem_x509_certificate(text)
+        key = serialization.load_pem_private_key(text, None)
+        return tuple(base64.b64encode(data).decode() for data in (
+            certificate.public_bytes(serialization.Encoding.DER),
+            key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8,
+                              serialization.NoEncryption())))
 
     def make(self, kind):
         """Path of a certificate with its key for "localhost" ("good address": for 127.0.0.1),
@@ -119,3 +143,23 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
             self._thread.join()
             self._listener.close()
+
+
+class TlsBroker(Broker):
+    """mosquitto with a second listener, for TLS; `wants` a client certificate or not."""
+
+    def __init__(self, folder, certificates, wants):
+        super().__init__(folder, kind="mosquitto")
+        self.wants = wants
+        self.tls_port = free_port()
+        self._lines = (
+            "listener %d 127.0.0.1\nset_tcp_nodelay true\n" % self.tls_port
+            + "certfile {0}\nkeyfile {0}\n".format(certificates.make("good"))
+            + "cafile %s\nrequire_certificate %s\n" % (certificates.folder / "ca.pem",
+                                                       "true" if wants else "false"))
+
+    def _mosquitto(self):
+        command = super()._mosquitto()
+        path = Path(command[-1])
+        path.write_text(path.read_text() + self._lines)
+        return command
