@@ -56,6 +56,31 @@ def test_an_idle_connection_is_kept_alive_and_a_silent_broker_given_up():
     _with_time(play)
 
 
+def test_a_subscription_that_nobody_answers_ends_the_connection():
+    def play(clock):
+        broker = FakeBroker()
+        session, _ = begin(broker)
+        for silent in (True, False):
+            asyncio.run(session.connect())  # what was asked before counts no more
+            for topic in (b"t/ack", b"t/cmd"):
+                session.subscribe(topic, 40000)
+                broker.silent = silent
+            began_ms = clock.mono_ms()
+            try:
+                while clock.mono_ms() - began_ms < 20000:
+                    for _ in range(20):
+                        session.poll()
+                    clock.pass_ms(100)
+            except LinkError as error:
+                assert silent and "subscription" in str(error)
+                assert 5000 < clock.mono_ms() - began_ms < 5200
+                broker.silent = False
+            else:
+                assert not silent
+
+    _with_time(play)
+
+
 async def _connect_and_publish(session):
     await session.connect()
     session.publish(b"t/rec", b"payload", 1, False, 5)

@@ -92,6 +92,8 @@ class Session:
         client.set_last_will(will_topic, b"offline", True, 1)
         client.set_callback(self._heard)
         self._pinged_ms = None
+        self._asked = 0  # subscriptions that the broker has not answered, the last of them
+        self._asked_ms = 0
 
     async def connect(self):
         """Connect and await the broker's answer. Raises OSError with the reason."""
@@ -105,6 +107,7 @@ class Session:
         finally:
             umqtt.socket = kept
         self._pinged_ms = None
+        self._asked = 0
         while not link.flush():  # with TLS the handshake, which has a limit of its own
             await asyncio.sleep_ms(_STEP_MS)
         begun = time.ticks_ms()
@@ -124,7 +127,10 @@ class Session:
             raise LinkError("the broker refused the connection: %s" % reason)
 
     def subscribe(self, topic, pid):
-        """Subscribe with QoS 1. A refusal comes as LinkError from `poll`."""
+        """Subscribe with QoS 1. A refusal, or no answer within 5 s, comes as LinkError from
+        `poll`."""
+        self._asked += 1
+        self._asked_ms = time.ticks_ms()
         self._client.pid = pid - 1
         self._stream.give(struct.pack("!BBHB", _SUBACK, 3, pid, 1))
         self._client.subscribe(topic, 1)
@@ -160,6 +166,8 @@ class Session:
             self._take(packet)
             taken += 1
         now = time.ticks_ms()
+        if self._asked and time.ticks_diff(now, self._asked_ms) > _ANSWER_MS:
+            raise LinkError("no answer to a subscription")
         if self._pinged_ms is not None:
             if time.ticks_diff(now, self._pinged_ms) > _ANSWER_MS:
                 raise LinkError("no answer to a ping")
@@ -202,6 +210,7 @@ class Session:
         elif kind == _PINGRESP:
             self._pinged_ms = None
         elif kind == _SUBACK:
+            self._asked = max(0, self._asked - 1)
             if packet[len(packet) - 1] == 0x80:
                 raise LinkError("the broker refused a subscription; has this user the right?")
         elif kind != _PUBACK:

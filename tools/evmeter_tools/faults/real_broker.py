@@ -33,8 +33,6 @@ _MOST_GAP_MS = 5000
 _CONTROL_FRAMES = 1500
 _BREAKS = 150 + 40  # bytes of a publish of this length, and some of the next packet
 _AWAY_DAYS = 30
-_CONFIG = {"id": "net-away", "meter": {"profile": "eastron_sdm120", "p_max_w": 11000},
-           "mqtt": {"host": "127.0.0.1", "port": 1, "tls": "off"}}
 
 
 def judge(stand, device, result):
@@ -163,7 +161,7 @@ def _away(stand, backlog, days, progress):
     """The device, while nobody collects: the broker dies three times in the days; then the
     collector comes. Returns what the device said."""
     with Device(stand, "net-away", stand.broker.port, 0, spki=backlog.known["spki"],
-                key=backlog.known["k"], folder=backlog.device.folder, live=False,
+                key=backlog.known["k"], folder=backlog.folder, live=False,
                 away_days=days) as device:
         for tenth in range(10):
             if not device.line().startswith("away"):
@@ -208,7 +206,7 @@ def outage(trials=SESSIONS, progress=None, days=_AWAY_DAYS):
     result = Result("network-outage")
     with Stand("network-outage") as stand:
         stand.stop_collector()
-        backlog = Backlog(stand.folder / "device", _CONFIG)
+        backlog = Backlog(stand.folder / "device", "net-away")
         backlog.fill(trials, days)
         figures = _away(stand, backlog, days, progress)
         _judge_away(stand, backlog, trials, figures, result)

@@ -24,7 +24,7 @@ def _run(stand, backlog, number, port, window):
     """One delivery of the whole backlog: what the device says at its end."""
     with Device(stand, "replay-%d" % number, port, 0, window=window, live=False,
                 key=backlog.known["k"], spki=backlog.known["spki"],
-                folder=backlog.device.folder) as device:
+                folder=backlog.folder) as device:
         device.wait(_LIMIT_S)
         return device.figures()
 
@@ -42,7 +42,7 @@ def ratio(sessions=_SESSIONS, runs=_RUNS):
     window = _window()
     rates, stub_rates, first_ms = [], [], []
     with Stand("replay") as stand:
-        backlog = Backlog(stand.folder / "device", _CONFIG)
+        backlog = Backlog(stand.folder / "device", "replay")
         backlog.fill(sessions, _DAYS)
         frames = len(backlog.hashes)
         with subprocess.Popen(

@@ -13,6 +13,7 @@
 import asyncio
 import gc
 import json
+import os
 import select
 import socket
 import sys
@@ -187,14 +188,17 @@ def settings(given):
 
 
 def real_journal():
-    """The journal on the host board's flash, a ring."""
-    import board
-    from evmeter.ledger import store
+    """The journal on the ring in the folder's flash.img."""
     from evmeter.ledger.journal import Journal
     from evmeter.ledger.ledger import account
+    from evmeter.ledger.ring import RingStore
+    from host_flash import BLOCK_BYTES, FlashFile
+    from host_nvs import NvsFile
 
-    hardware = board.build()
-    journal = Journal(store("ring", hardware), hardware.nvs, account)
+    folder = os.getenv("EVMETER_HOST_DIR")
+    path = folder + "/flash.img"
+    flash = FlashFile(path, os.stat(path)[6] // BLOCK_BYTES)
+    journal = Journal(RingStore(lambda: flash), NvsFile(folder + "/nvs.json"), account)
     journal.open()
     return journal
 
