@@ -8,10 +8,11 @@ and configurations, right and wrong ones: the meter is read as before.
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import paho.mqtt.client as mqtt
 
@@ -25,7 +26,7 @@ from evmeter_tools.paths import BUILD, FIRMWARE, ROOT
 
 _MAIN = FIRMWARE / "main.py"
 _SCRIPT = ROOT / "tools/evmeter_tools/faults/scripts/flooded.py"
-_STEP_S = 60
+_STEP_S = 120
 _VERSIONS = ("1.3", "1.2")
 _TRIALS = len(BAD) * len(_VERSIONS)
 _FLOOD_S = 60
@@ -86,11 +87,11 @@ async def _pump(reader, writer):
     writer.close()
 
 
+@contextlib.contextmanager
 def _fresh(name):
-    folder = BUILD / "faults" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=name + "-", dir=BUILD) as folder:
+        yield Path(folder)
 
 
 def _meets(bench, switch, server, kind, result):
@@ -114,12 +115,11 @@ def _meets(bench, switch, server, kind, result):
 def tls(trials=_TRIALS, progress=None, control=True):
     """Campaign `hostile-tls`: each bad server, with TLS 1.3 and 1.2."""
     result = Result("hostile-tls")
-    folder = _fresh("hostile-tls")
-    certificates = Certificates(folder)
-    certificate, key = certificates.der("client")
-    verified = {"host": "localhost", "tls": "verified", "ca": certificates.der(),
-                "certificate": certificate, "key": key}
-    with _Switch() as switch:
+    with _fresh("hostile-tls") as folder, _Switch() as switch:
+        certificates = Certificates(folder)
+        certificate, key = certificates.der("client")
+        verified = {"host": "localhost", "tls": "verified", "ca": certificates.der(),
+                    "certificate": certificate, "key": key}
         bench = Bench(folder / "bench", "bad-tls",
                       config={"mqtt": {**verified, "port": switch.port, "telemetry_s": 1}})
         bench._broker = TlsBroker(folder / "broker", certificates, True)
@@ -211,9 +211,7 @@ def _flood(bench, seconds, progress):
 
 
 def _play(name, seconds, slow_ms, result, progress=None):
-    folder = _fresh(name)
-    bench = Bench(folder, "flooded")
-    with bench:
+    with _fresh(name) as folder, Bench(folder, "flooded") as bench:
         (bench.folder / "known.json").write_text(json.dumps(bench.device.provision()))
         bench.device = _Flooded(bench.folder, bench.device.interpreter)
         bench.device.slow_ms = slow_ms

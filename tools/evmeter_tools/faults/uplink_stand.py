@@ -3,11 +3,11 @@ MicroPython: what the campaigns `network-broker`, `network-wire` and `network-ou
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -39,7 +39,9 @@ class Stand:
     """mosquitto, the collector and its database in a folder of build/, a context manager."""
 
     def __init__(self, name):
-        self.folder = BUILD / "faults" / name
+        BUILD.mkdir(exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix=name + "-", dir=BUILD)
+        self.folder = Path(self._folder.name)
         self.database = self.folder / "backend.sqlite"
         self.broker = Broker(self.folder / "broker", kind="mosquitto")
         self._collector = None
@@ -47,8 +49,6 @@ class Stand:
         self.key = key_id(self._spki)
 
     def __enter__(self):
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
         self.broker.start()
         Store(self.database).close()
         self.start_collector()
@@ -57,6 +57,7 @@ class Stand:
     def __exit__(self, *_):
         self.stop_collector()
         self.broker.stop()
+        self._folder.cleanup()
 
     def start_collector(self):
         """Start the collector and wait until it is on-line."""
