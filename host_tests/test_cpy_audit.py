@@ -256,6 +256,8 @@ def _edited(fields, old, new):
     ("is missing", lambda m, b, e: (b, {"tx": "E", "meter_ocmf": 7})),
     ("does not begin with OCMF|", lambda m, b, e: (b, {**e, "meter_ocmf": "x"})),
     ("not a public key", lambda m, b, e: (b, {**e, "meter_spki": "00"})),
+    ("not a public key", lambda m, b, e: (b, {**e, "meter_spki": "\ud800"})),
+    ("is missing", lambda m, b, e: (b, {**e, "meter_spki": True})),
 ])
 def test_records_of_the_meter_that_are_not_right_are_noticed(said, change):
     report = _judge(_with_meter(change))
@@ -311,7 +313,8 @@ def test_the_table_and_the_json_show_the_audit_entries(tmp_path):
     assert found["sessions"][0]["meter_records"][1]["mwh"] == 107_400_000
     broken = _lines(device).replace("107.40", "117.40")
     assert CliRunner().invoke(app, ["verify", "-"], input=broken).exit_code == 1
-    for line in ('{"log": 7}', '{"log": "x", "ocmf": "y"}', "[]"):
+    for line in ('{"log": 7}', '{"log": "x", "ocmf": "y"}', "[]",
+                 '{"log": "x", "spki": "\\ud800"}'):
         assert CliRunner().invoke(app, ["verify", "-"], input=line).exit_code != 0
 
 

@@ -116,12 +116,12 @@ def _register(reading, value, unit):
 def own_record(message):
     """Return the `OwnRecord` of an audit entry's message; raise `RecordError` where its text
     cannot be read at all, `KeyFormatError`."""
-    text, tx = message.get("meter_ocmf"), message.get("tx")
-    if not isinstance(text, str) or tx not in ("B", "E"):
-        raise RecordError("the meter's record or its tx is missing")
+    text, tx, spki = (message.get(name) for name in ("meter_ocmf", "tx", "meter_spki"))
+    if not isinstance(text, str) or not isinstance(spki, str) or tx not in ("B", "E"):
+        raise RecordError("the meter's record, its key or its tx is missing")
     own = OwnRecord(text, tx)
     signed, own.payload, section = split(text)
-    own.key = parse_key(message.get("meter_spki") or "")
+    own.key = parse_key(spki)
     try:
         check_signature(signed, section, own.key)
         own.signature = True

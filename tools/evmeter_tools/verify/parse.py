@@ -50,7 +50,7 @@ def parse_key(data):
     `KeyFormatError`, for a secret key too.
     """
     if isinstance(data, str):
-        data = data.encode()
+        data = data.encode("utf-8", "replace")
     if b"PRIVATE KEY" in data:
         raise KeyFormatError("this is a secret key; a public key is needed")
     try:
