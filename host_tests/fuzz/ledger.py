@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from evmeter.ledger.journal import MAX_PAYLOAD, Journal, JournalError
 from evmeter.session.session import unpack
+from evmeter_tools.verify.audit import check_entry
 from evmeter_tools.verify.check import check_record
-from evmeter_tools.verify.parse import KeyFormatError, parse_key
+from evmeter_tools.verify.device import judge
+from evmeter_tools.verify.parse import KeyFormatError, key_id, parse_key
 from fakes.memory_store import MemoryNvs, MemoryStore
 
 _SECRET = ec.derive_private_key(int.from_bytes(bytes(range(7, 39)), "big"), ec.SECP256R1())
@@ -81,6 +83,48 @@ def ocmf(data):
     _check_verdict(verdict)
     if verdict.signature:
         assert text.split("|")[1] in _SIGNED, "a forged record was taken"
+
+
+_ENTRY = {"ev": "meter_record", "v": 1, "ts": 1, "tq": "I", "k": key_id(SPKI), "seq": 7,
+          "sid": "demo-0001-000001", "tx": "B",
+          "meter_ocmf": signed(json.dumps(dict(_COMPLETE, ID="demo-0001-000001 4711"))),
+          "meter_spki": SPKI.hex(), "new_k": key_id(SPKI), "new_spki": SPKI.hex()}
+_IN_ENTRY = ("key_change", "E", signed("{}"), signed('{"RD":[{}]}'), signed('{"RD":[{"TX":"B"}]}'),
+             signed(json.dumps(dict(_COMPLETE, ID="demo-0001-000001"))), "OCMF|{}|{}")
+
+
+def _signed_entry(text):
+    """An entry of this text, a JSON object, rightly signed; twice, as a change of the key is."""
+    for name in ("sn", "sg"):
+        text = text[:-1]
+        der = _SECRET.sign(text.encode("utf-8", "surrogateescape"),
+                           ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+        text += ', "%s": "%s"}' % (name, der.hex())
+    return text
+
+
+_ENTRIES = [_signed_entry(json.dumps(dict(_ENTRY, ev=name)))
+            for name in ("x", "key_change", "meter_record")]
+
+
+def audit(data):
+    """A signed audit entry: right for nothing but the bytes that were signed, whatever it says."""
+    rightly = data[:1] == b"\x01"
+    if rightly:
+        text = _signed_entry(changed(_ENTRY, data[1:], _IN_ENTRY, tuple(_ENTRY)))
+    else:
+        text = data.decode("utf-8", "surrogateescape")
+    entry = check_entry(text, SPKI)
+    assert all(isinstance(reason, str) and reason for reason in entry.reasons), "no words"
+    if entry.signature:
+        assert rightly or text in _ENTRIES, "a forged entry was taken"
+    elif rightly:
+        assert not entry.message or "longer" in entry.reasons[0], "a good signature was refused"
+    if entry.ok:
+        assert json.loads(text)["k"] == key_id(SPKI), "another key's name"
+        assert entry.new_key is None or json.loads(text)["ev"] == "key_change"
+    report = judge([(_RECORDS[0], SPKI)], [(text, SPKI)], SPKI)
+    assert not report.ok or entry.ok, "a bad entry does not show in the report"
 
 
 def key(data):

@@ -20,11 +20,12 @@ from evmeter.metering import registers
 from evmeter.session import session
 from evmeter.system import config, twin
 from evmeter.uplink import commands, mqtt, publisher, resolver, tls
-from evmeter_tools.verify import check, parse
+from evmeter_tools.verify import audit, check, parse
 
 TARGETS = {"modbus": metering.modbus, "registers": metering.registers, "gate": metering.gate,
            "ack": uplink.ack, "mqtt": uplink.mqtt_in, "config": system.configuration,
            "profile": system.profile, "ocmf": ledger.ocmf, "key": ledger.key,
+           "audit": ledger.audit,
            "checkpoint": ledger.checkpoint, "journal": ledger.journal, "sntp": times.sntp,
            "command": orders.command, "wish": orders.wish,
            "dns": names.dns, "certificate": names.certificate}
@@ -121,6 +122,18 @@ def _any_signature(text, key):
     return verdict
 
 
+def _any_entry(text, key):
+    entry = audit.check_entry(text, key)
+    entry.signature = True
+    return entry
+
+
+def _no_reasons(text, key):
+    entry = audit.check_entry(text, key)
+    entry.reasons = []
+    return entry
+
+
 def _stripped(text, key):
     return check.check_record(text.replace("T1", "T2").strip(), key)
 
@@ -211,6 +224,8 @@ WRONG = {
     "ocmf": {"any signature": (ledger, "check_record", _any_signature),
              "another text": (ledger, "check_record", _stripped)},
     "key": {"any point": (ledger, "parse_key", _any_key_object)},
+    "audit": {"any entry": (ledger, "check_entry", _any_entry),
+              "no reasons": (ledger, "check_entry", _no_reasons)},
     "sntp": {"a second off": (times, "answer", lambda *_: (times.FLOOR_MS + 1, 2000, 0)),
              "too sure": (times, "answer", lambda *_: (times.FLOOR_MS, 0, 20))},
     "checkpoint": {"any length": (ledger, "unpack", _short_checkpoint),

@@ -28,6 +28,7 @@ TARGETS = {
     "mqtt": ("no PUBACK", "any packet"),
     "ocmf": ("any signature", "another text"),
     "key": ("any point",),
+    "audit": ("any entry", "no reasons"),
     "checkpoint": ("any length", "no sign"),
     "journal": ("a number twice", "no CRC"),
     "sntp": ("a second off", "too sure"),
