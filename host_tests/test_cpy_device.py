@@ -144,7 +144,7 @@ def test_the_tables_have_the_room_that_was_promised(mib, journal, apps):
     found = {one.label: one for one in boards.read_partitions(text, mib * _MIB)}
     assert found["journal"].size == journal
     kinds = [one for one in found.values() if one.kind == "app"]
-    assert [one.size for one in kinds] == [0x1f0000] * apps
+    assert [one.size for one in kinds] == [0x1e0000] * apps
     assert max(one.end for one in found.values()) == mib * _MIB
     assert found["romfs"].offset % 0x10000 == 0  # a page of the chip's memory map
     assert ("otadata" in found) == (apps == 2)

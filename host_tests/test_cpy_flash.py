@@ -64,8 +64,8 @@ def test_what_is_written_leaves_key_journal_and_files_alone(name):
 
 def test_an_application_that_does_not_fit_is_refused():
     board = boards.board("esp32_devkit")
-    for data in (b"", _combined(board)[:0x5000], _combined(board) + bytes(0x1f0000)):
-        with pytest.raises(UserError, match="allowed: 1 to 2031616"):
+    for data in (b"", _combined(board)[:0x5000], _combined(board) + bytes(0x1e0000)):
+        with pytest.raises(UserError, match="allowed: 1 to 1966080"):
             firmware.pieces(board, data, b"image")
 
 
@@ -79,7 +79,7 @@ def test_flashing_step_by_step(monkeypatch, tmp_path):
     folder = tmp_path / "build" / "image" / board.name
     assert lines[0] == ("esptool --chip esp32s3 --port /dev/ttyX --baud 460800 write-flash "
                         + " ".join("0x%x %s/%x.bin" % (at, folder, at)
-                                   for at in (0, 0xd000, 0x10000, 0x3f0000)))
+                                   for at in (0, 0xd000, 0x10000, 0x3d0000)))
     files = folder / "files"
     assert lines[1] == "mpremote connect /dev/ttyX fs cp %s :/" % " ".join(
         "%s/%s" % (files, name)
@@ -88,7 +88,7 @@ def test_flashing_step_by_step(monkeypatch, tmp_path):
     assert 'nvs.set_i32("slot", 0)' in lines[2]
     assert lines[3].endswith("c.json :/config.json")
     assert lines[4:] == ["mpremote connect /dev/ttyX reset"]
-    assert (folder / "3f0000.bin").read_bytes() == b"\xd2\xcd1image"
+    assert (folder / "3d0000.bin").read_bytes() == b"\xd2\xcd1image"
 
 
 def test_nothing_is_written_for_bad_input_and_a_failure_ends_it(monkeypatch, tmp_path):
