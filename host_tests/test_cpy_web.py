@@ -46,6 +46,7 @@ def _paths(app, method):
 
 
 def _fill(path, web, token="x" * 22):
+    path = path.replace("{name}", "starts")
     for name, value in (("device", "cp-1"), ("sid", web.done), ("number", "1"), ("kind", "xml"),
                         ("site", "s"), ("token", token)):
         path = path.replace("{%s}" % name, value)
@@ -333,6 +334,95 @@ def test_a_driver_is_told_where_he_asks_to_be(web):
     other = "/api/v1/driver/%s/alerts/%d" % (_link(web, web.done), number)
     assert client.delete(other).status_code == 404  # of another session
     assert client.delete("%s/%d" % (path, number)).status_code == 200
+
+
+# -- reports and bills --
+
+_PERIOD = "from_ms=1780000000000&to_ms=1800000000000"
+
+
+def test_reports_are_those_of_the_command_line(made):
+    vic = made.client("vic")
+    for name in vic.get("/api/v1/insight").json():
+        table = vic.get("/api/v1/insight/%s?%s&zone=Europe/Berlin" % (name, _PERIOD))
+        assert table.status_code == 200 and table.json()["name"] == name, name
+        text = vic.get("/api/v1/insight/%s.csv?%s" % (name, _PERIOD)).text
+        assert text.splitlines()[0].split(",") == [
+            column["key"] for column in table.json()["columns"]]
+    (row,) = [row for row in vic.get("/api/v1/insight/list?" + _PERIOD).json()["rows"]
+              if row["sid"] == made.done]
+    assert (row["energy_mwh"], row["ok"]) == (1_000_000, True)
+    for query, status in (("from_ms=5&to_ms=4", 409), (_PERIOD + "&zone=Mars/Base", 409),
+                          ("from_ms=0&to_ms=9000000000000000", 409), ("from_ms=x&to_ms=1", 422),
+                          (_PERIOD + "&zone=..%2F..%2Fetc%2Fpasswd", 409)):
+        assert vic.get("/api/v1/insight/starts?" + query).status_code == status, query
+    assert vic.get("/api/v1/insight/none?" + _PERIOD).status_code == 422
+
+
+def test_reports_follow_what_is_stored(web):
+    vic = web.client("vic")
+
+    def stored():
+        rows = vic.get("/api/v1/insight/records?%s&device=cp-1" % _PERIOD).json()["rows"]
+        return [row["stored"] for row in rows]
+
+    assert stored() == [3]
+    web.add("cp-1", "evt", web.devices["cp-1"].event(4))
+    assert stored() == [4]
+
+
+def test_gap_energy_waits_for_an_operator(web):
+    with web.store.engine.begin() as connection:
+        connection.execute(sql.update(t.sessions).where(t.sessions.c.sid == web.done).values(
+            gap_mwh=123_000))
+    ann, vic = web.client("ann"), web.client("vic")
+    path = "/api/v1/billing/gaps/cp-1/" + web.done
+    assert [row["decision"] for row in vic.get("/api/v1/billing/gaps").json()] == ["pending"]
+    assert vic.post(path, json={"decision": "confirmed"}).status_code == 403
+    assert ann.post(path, json={"decision": "pending"}).status_code == 422
+    assert ann.post(path, json={"decision": "confirmed"}).json() == {"gap_mwh": 123_000}
+    assert ann.post("/api/v1/billing/gaps/cp-1/" + web.sid, json={"decision": "waived"}
+                    ).status_code == 404
+    assert [row["decision"] for row in vic.get("/api/v1/billing/gaps").json()] == ["confirmed"]
+    with web.store.engine.begin() as connection:  # another amount is another question
+        connection.execute(sql.update(t.sessions).values(gap_mwh=124_000))
+    found = vic.get("/api/v1/billing/gaps").json()
+    assert {row["decision"] for row in found} == {"pending"}
+
+
+def test_a_cdr_is_made_by_the_operators_file_or_says_why_not(web, tmp_path):
+    path = "/api/v1/chargers/cp-1/sessions/%s/cdr" % web.done
+    vic = web.client("vic")
+    assert "--operator" in vic.get(path).json()["detail"]
+    location = {"id": "yard", "address": "Road 1", "city": "Ulm", "country": "DEU",
+                "coordinates": {"latitude": "48.40000", "longitude": "9.98000"},
+                "evse_uid": "cp-1", "evse_id": "DE*EVM*E1", "connector_id": "1",
+                "connector_standard": "IEC_62196_T2", "connector_format": "SOCKET",
+                "connector_power_type": "AC_3_PHASE"}
+    tariff = {"id": "flat", "currency": "EUR", "zone": "CET-1CEST,M3.5.0,M10.5.0/3", "windows": [
+        {"name": "all", "from": "00:00", "to": "24:00", "centiminor_per_kwh": 4000}]}
+    operator = tmp_path / "operator.json"
+    operator.write_text(json.dumps({
+        "country_code": "DE", "party_id": "EVM", "tariffs": [tariff],
+        "places": {"cp-1": {"rated_w": 2_000_000_000, "tariff": "flat", "location": location}}}))
+    object.__setattr__(web.settings, "operator", str(operator))
+    answer = vic.get(path)
+    assert answer.status_code in (200, 409), answer.text
+    if answer.status_code == 409:  # two seconds are too short to be believed
+        assert answer.json()["detail"].startswith("held: suspicious"), answer.text
+    assert vic.get("/api/v1/chargers/cp-1/sessions/none/cdr").status_code == 404
+
+
+def test_metrics_are_for_who_has_the_token(web):
+    assert web.client().get("/metrics").status_code == 401
+    object.__setattr__(web.settings, "metrics_token", "secret-token")
+    for given, status in (("Bearer wrong", 401), ("", 401), ("Bearer secret-token", 200)):
+        answer = web.client().get("/metrics", headers={"Authorization": given})
+        assert answer.status_code == status, given
+    assert 'evmeter_online{device="cp-1"} 1.0' in answer.text
+    assert 'evmeter_alarms{device="cp-1",severity="crit"} 1.0' in answer.text
+    assert "evmeter_devices 3.0" in answer.text
+    assert web.client("vic").get("/metrics").status_code == 200
 
 
 # -- live --

@@ -86,6 +86,17 @@ def _beyond(address, tls, proxied):
                         "a proxy does TLS" % address)
 
 
+def _operator(path):
+    """The settings that follow from the operator's file. Raises UserError."""
+    settings = {"metrics_token": os.environ.get("EVMETER_METRICS_TOKEN", "")}
+    if path:
+        from evmeter_tools.billing.party import read_operator
+
+        known = read_operator(path)
+        settings.update(operator=path, party=(known.country_code, known.party_id))
+    return settings
+
+
 def _pair_of_files(certificate, key):
     if (certificate is None) != (key is None):
         raise UserError("--tls-cert and --tls-key go together")
@@ -133,6 +144,8 @@ def run(
         typer.Option(metavar="CHANNEL:TARGET", help="Told where nobody acknowledged one in time")
     ] = None,
     escalate_after_s: Annotated[int, typer.Option(min=10, help="How long that is")] = 300,
+    operator: Annotated[
+        str, typer.Option(help="Operator's file (JSON): who bills, places, tariffs")] = "",
     gap_wait_s: Annotated[
         int, typer.Option(min=1, help="So long numbers may be missing until they are asked for")
     ] = 60,
@@ -175,8 +188,8 @@ def run(
             from evmeter_tools.web.server import Server, Settings
 
             server = Server(store, Settings(
-                channels=channels, public_url=public_url, secure=bool(tls or behind_proxy)),
-                web_listen, web_port, tls)
+                channels=channels, public_url=public_url, secure=bool(tls or behind_proxy),
+                **_operator(operator)), web_listen, web_port, tls)
             server.start()
             stack.callback(server.stop)
             print("pages at %s" % server.url, flush=True)
@@ -240,6 +253,8 @@ def web(
     ] = False,
     smtp: Annotated[str, typer.Option(help="Mail server, as given to backend run")] = "",
     ntfy: Annotated[str, typer.Option(help="ntfy server, as given to backend run")] = "",
+    operator: Annotated[
+        str, typer.Option(help="Operator's file (JSON): who bills, places, tariffs")] = "",
 ):
     """Serve the pages alone, beside collectors that run elsewhere on the same database.
 
@@ -252,7 +267,7 @@ def web(
     store = _open(db)
     server = Server(store, Settings(
         channels=Channels(smtp=smtp, ntfy=ntfy), public_url=public_url,
-        secure=bool(tls or behind_proxy)), web_listen, web_port, tls)
+        secure=bool(tls or behind_proxy), **_operator(operator)), web_listen, web_port, tls)
     ended = _until_told()
     server.start()
     print("pages at %s" % server.url, flush=True)

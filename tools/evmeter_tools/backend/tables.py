@@ -136,6 +136,10 @@ commands = _table(
     _need("op", sql.String(32)), _need("args", sql.Text), _need("by", sql.String(64)),
     _need("created_at", _BIG), _need("expires_at", _BIG), _may("sent_at", index=True),
     _may("answered_at"), _text("answer", 1000))
+gap_decisions = _table(  # on energy that flowed while a device was off
+    "gap_decision", _device(primary_key=True), _need("sid", sql.String(36), primary_key=True),
+    _need("gap_mwh", _BIG), _need("decision", sql.String(16)), _need("by", sql.String(64)),
+    _need("at", _BIG))
 audit = _table(
     "audit", sql.Column("id", _NUMBER, primary_key=True), _need("at", _BIG, index=True),
     _need("who", sql.String(64)), _need("what", sql.String(32)), _text("subject", 64),

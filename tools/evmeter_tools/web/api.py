@@ -48,7 +48,8 @@ def _store(request: Request):
     return request.app.state.store
 
 
-def _found(value, what):
+def found(value, what):
+    """`value`, or 404 where it is None."""
     if value is None:
         raise HTTPException(404, "there is no such %s" % what)
     return value
@@ -78,10 +79,10 @@ def availability(request: Request) -> answers.Availability:
 @open_router.get("/ocpi/2.2.1/locations")
 def locations(request: Request):
     """The same as Location objects of OCPI 2.2.1."""
-    found = fleet.availability(_store(request))
+    free = fleet.availability(_store(request))
     party = request.app.state.settings.party
-    return {"data": [ocpi.location(place, party) for place in found["sites"]],
-            "status_code": 1000, "timestamp": fleet.rfc3339(found["now_ms"])}
+    return {"data": [ocpi.location(place, party) for place in free["sites"]],
+            "status_code": 1000, "timestamp": fleet.rfc3339(free["now_ms"])}
 
 
 @open_router.post("/api/v1/login", responses={401: {}, 429: {}})
@@ -90,12 +91,12 @@ def login(request: Request, response: Response, form: forms.LoginForm) -> answer
     access, settings = request.app.state.access, request.app.state.settings
     address = request.client.host if request.client else ""
     try:
-        found = access.login(form.name, form.password, address)
+        made = access.login(form.name, form.password, address)
     except Busy as error:
         raise HTTPException(429, str(error)) from None
-    if found is None:
+    if made is None:
         raise HTTPException(401, "name or password is wrong")
-    token, name, role, csrf = found
+    token, name, role, csrf = made
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=settings.secure,
                         max_age=12 * 3600)
     return {"name": name, "role": role, "csrf": csrf}
@@ -139,10 +140,10 @@ def live_feed(request: Request, who: Viewer, token: _Token = ""):
             return {"all": True}
         if not changed:
             return None
-        found = {}
+        named = {}
         for what, device in sorted(changed):
-            found.setdefault(what + "s", []).append(device)
-        return found
+            named.setdefault(what + "s", []).append(device)
+        return named
 
     return StreamingResponse(feed.stream(request.app.state.feed, message),
                              media_type="text/event-stream")
@@ -151,7 +152,7 @@ def live_feed(request: Request, who: Viewer, token: _Token = ""):
 @router.get("/chargers/{device}")
 def charger(request: Request, who: Viewer, device: forms.Device) -> answers.ChargerDetail:
     """Everything of one charger."""
-    return _found(fleet.charger(_store(request), device), "charger")
+    return found(fleet.charger(_store(request), device), "charger")
 
 
 @router.get("/sessions")
@@ -166,7 +167,7 @@ def sessions(request: Request, who: Viewer, device: forms.Search = "",
 def session(request: Request, who: Viewer, device: forms.Device,
             sid: forms.Sid) -> answers.DriverView:
     """A session, as its driver sees it."""
-    return _found(driver.view(_store(request), device, sid), "session")
+    return found(driver.view(_store(request), device, sid), "session")
 
 
 @router.get("/chargers/{device}/sessions/{sid}/receipt.{kind}", response_class=Response)
@@ -215,7 +216,7 @@ def acknowledge(request: Request, who: Operator, number: forms.Number, form: for
     """Say that an alarm was seen; the charger is told."""
     with _store(request).engine.begin() as connection:
         alarm = notices.acknowledge(connection, number, who.name, form.note, now_ms())
-        _found(alarm, "alarm that is open and was not acknowledged")
+        found(alarm, "alarm that is open and was not acknowledged")
         if alarm.code not in notices.OWN:
             orders.put(connection, alarm.device, "alarm_ack", {"code": alarm.code}, who.name)
         note(connection, who.name, "alarm seen", alarm.device, alarm.code)
@@ -258,7 +259,7 @@ def link(request: Request, who: Operator, device: forms.Device,
     store = _store(request)
     _known(store, device)
     if form.sid:
-        _found(driver.view(store, device, form.sid), "session")
+        found(driver.view(store, device, form.sid), "session")
     token = request.app.state.access.make_link(device, form.sid)
     with store.engine.begin() as connection:
         note(connection, who.name, "link", device, form.sid)

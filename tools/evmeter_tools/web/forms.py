@@ -72,6 +72,12 @@ class OrderForm(_Form):
     op: Literal["identify", "reboot", "stop"]
 
 
+class DecisionForm(_Form):
+    """What is done with energy that flowed while a device was off."""
+
+    decision: Literal["confirmed", "waived"]
+
+
 class LinkForm(_Form):
     """`sid`: a session of the charger; "" for whatever session it has when the link is opened."""
 

@@ -11,7 +11,8 @@ from evmeter_tools.web import api, driver, forms
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
 _Token = Annotated[str, Cookie(alias=api.COOKIE)]
-_PAGES = {"fleet": "Fleet", "alarms": "Alarms", "sessions": "Sessions", "sites": "Sites"}
+_PAGES = {"fleet": "Fleet", "alarms": "Alarms", "sessions": "Sessions", "sites": "Sites",
+          "insight": "Insight"}
 
 
 def templates(settings):
@@ -56,6 +57,7 @@ def login(request: Request):
 @router.get("/alarms")
 @router.get("/sessions")
 @router.get("/sites")
+@router.get("/insight")
 def listing(request: Request, token: _Token = ""):
     """One of the lists."""
     return _page(request, request.url.path.strip("/"), _who(request, token))

@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 
 from evmeter_tools.backend.outbox import Channels
 from evmeter_tools.errors import UserError
-from evmeter_tools.web import api, driver_api, pages
+from evmeter_tools.web import api, driver_api, pages, reports_api
 from evmeter_tools.web.access import Access
 from evmeter_tools.web.feed import Feed
+from evmeter_tools.web.insight import Reports
 
 _HERE = Path(__file__).parent
 _START_S = 20
@@ -40,6 +41,8 @@ class Settings:
     secure: bool = False
     title: str = "evmeter"
     party: tuple = ("DE", "EVM")
+    operator: str = ""
+    metrics_token: str = ""
 
 
 class _Guard:
@@ -103,10 +106,11 @@ def create_app(store, settings=None):
                   redoc_url=None, openapi_url="/api/openapi.json",
                   description="Chargers, sessions, alarms. The pages use the same API.")
     app.state.store, app.state.settings, app.state.feed = store, settings, feed
-    app.state.access = Access(store)
+    app.state.access, app.state.reports = Access(store), Reports(store)
     app.state.templates = pages.templates(settings)
     app.include_router(api.open_router)
     app.include_router(api.router)
+    app.include_router(reports_api.router)
     app.include_router(driver_api.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
@@ -118,7 +122,7 @@ def create_app(store, settings=None):
 
 
 def _is_page(request):
-    return not request.url.path.startswith(("/api/", "/ocpi/"))
+    return not request.url.path.startswith(("/api/", "/ocpi/", "/metrics"))
 
 
 def _user_error(_request: Request, error):

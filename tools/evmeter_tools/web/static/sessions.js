@@ -1,4 +1,4 @@
-import { $, act, api, h, kwh, live, put, shortly, span } from "./common.js";
+import { $, act, api, h, isOperator, kwh, live, put, shortly, span } from "./common.js";
 
 const PAGE = 50;
 let rows = [];
@@ -29,7 +29,26 @@ function show() {
     : h("tr", {}, h("td", { class: "empty", colspan: 5 }, "There was no session yet.")));
 }
 
+const DECISIONS = { pending: ["warn", "Waits for you"], confirmed: ["good", "Billed"], waived: ["", "Not billed"] };
+const decide = (row, decision) => act(async () => {
+  await api(`/api/v1/billing/gaps/${row.device}/${row.sid}`, "POST", { decision });
+  await gapEnergy();
+});
+
+async function gapEnergy() {
+  const found = await api("/api/v1/billing/gaps");
+  $("#gap-energy").hidden = !found.length;
+  put("#gap-energy tbody", found.map((row) => h("tr", {},
+    h("td", {}, h("a", { href: hrefOf(row) }, row.sid)),
+    h("td", {}, h("span", { class: `badge ${DECISIONS[row.decision][0]}` }, DECISIONS[row.decision][1])),
+    h("td", { class: "number" }, `${kwh(row.gap_mwh)} kWh`), h("td", { class: "number" }, `${kwh(row.energy_mwh)} kWh`),
+    h("td", {}, isOperator && row.decision === "pending" ? h("span", { class: "buttons" },
+      h("button", { on: { click: decide(row, "confirmed") } }, "Bill it"),
+      h("button", { class: "second", on: { click: decide(row, "waived") } }, "Waive it")) : null))));
+}
+
 async function refresh() {
+  await gapEnergy();
   if (rows.length > PAGE) return;  // somebody reads on
   rows = await api(`/api/v1/sessions?limit=${PAGE}`);
   $("#older").hidden = rows.length < PAGE;

@@ -1,0 +1,83 @@
+"""The API of reports, of gap energy and of bills."""
+
+import hmac
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+
+from evmeter_tools.billing.cdr import text as cdr_text
+from evmeter_tools.insight.reports import REPORTS
+from evmeter_tools.web import forms, insight, metrics
+from evmeter_tools.web.access import note
+from evmeter_tools.web.api import COOKIE, Operator, Viewer, found
+
+router = APIRouter()
+_V1 = "/api/v1"
+_Name = Literal[tuple(REPORTS)]
+_From = Annotated[int, Query(ge=0, le=2**53)]
+_Zone = Annotated[str, Query(pattern=r"^[A-Za-z0-9_+/,.:<>-]{1,64}$")]
+
+
+def _table(request, name, from_ms, to_ms, zone, site, device):
+    return request.app.state.reports.table(name, zone, from_ms, to_ms, site, device)
+
+
+@router.get(_V1 + "/insight")
+def names(who: Viewer) -> list[str]:
+    """The reports that there are."""
+    return list(REPORTS)
+
+
+@router.get(_V1 + "/insight/{name}.csv", response_class=Response)
+def report_csv(request: Request, who: Viewer, name: _Name, from_ms: _From, to_ms: _From,
+               zone: _Zone = "UTC", site: forms.Search = "", device: forms.Search = ""):
+    """A report as CSV."""
+    table = _table(request, name, from_ms, to_ms, zone, site, device)
+    return Response(table.csv(), media_type="text/csv; charset=utf-8", headers={
+        "content-disposition": 'attachment; filename="%s.csv"' % name})
+
+
+@router.get(_V1 + "/insight/{name}")
+def report(request: Request, who: Viewer, name: _Name, from_ms: _From, to_ms: _From,
+           zone: _Zone = "UTC", site: forms.Search = "", device: forms.Search = ""):
+    """A report over a period: title, columns, rows. Energies are mWh, shares thousandths."""
+    return _table(request, name, from_ms, to_ms, zone, site, device).json()
+
+
+@router.get(_V1 + "/billing/gaps")
+def gap_energy(request: Request, who: Viewer):
+    """Energy that flowed while a device was off, with what was decided on it."""
+    return insight.gap_rows(request.app.state.store)
+
+
+@router.post(_V1 + "/billing/gaps/{device}/{sid}")
+def decide(request: Request, who: Operator, device: forms.Device, sid: forms.Sid,
+           form: forms.DecisionForm):
+    """Bill a session's gap energy, or never."""
+    store = request.app.state.store
+    gap_mwh = found(insight.decide(store, device, sid, form.decision, who.name),
+                    "verified session with gap energy")
+    with store.engine.begin() as connection:
+        note(connection, who.name, "gap energy", sid, "%s: %d mWh" % (form.decision, gap_mwh))
+    return {"gap_mwh": gap_mwh}
+
+
+@router.get(_V1 + "/chargers/{device}/sessions/{sid}/cdr", response_class=Response)
+def cdr(request: Request, who: Viewer, device: forms.Device, sid: forms.Sid):
+    """The OCPI 2.2.1 CDR that the session would get now; `evmeter cdr make` keeps them."""
+    state = request.app.state
+    session = found(state.reports.session(device, sid), "session")
+    made = insight.cdr(state.store, session, state.settings.operator)
+    return Response(cdr_text(made), media_type="application/json")
+
+
+@router.get("/metrics", response_class=Response)
+def prometheus(request: Request, authorization: Annotated[str, Header()] = ""):
+    """Prometheus metrics, for a log-in or the token in EVMETER_METRICS_TOKEN as bearer."""
+    token = request.app.state.settings.metrics_token
+    given = authorization.removeprefix("Bearer ").encode()
+    if not (token and hmac.compare_digest(given, token.encode())) and not (
+            request.app.state.access.who(request.cookies.get(COOKIE, ""))):
+        raise HTTPException(401, "log in, or send the metrics token as bearer")
+    return Response(metrics.text(request.app.state.store),
+                    media_type="text/plain; version=0.0.4; charset=utf-8")
