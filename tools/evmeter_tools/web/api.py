@@ -73,13 +73,13 @@ def health(request: Request):
 @open_router.get("/api/v1/availability")
 def availability(request: Request) -> answers.Availability:
     """Sites with their free chargers, best first: by free share, then by free power."""
-    return fleet.availability(_store(request))
+    return fleet.availability(_store(request), request.app.state.forecast)
 
 
 @open_router.get("/ocpi/2.2.1/locations")
 def locations(request: Request):
     """The same as Location objects of OCPI 2.2.1."""
-    free = fleet.availability(_store(request))
+    free = fleet.availability(_store(request), request.app.state.forecast)
     party = request.app.state.settings.party
     return {"data": [ocpi.location(place, party) for place in free["sites"]],
             "status_code": 1000, "timestamp": fleet.rfc3339(free["now_ms"])}

@@ -30,6 +30,7 @@ _IN_USE = ("connected", "charging", "suspended_ev", "suspended_evse")
 SHOWN = (AVAILABLE, *_IN_USE, FAULT, OFFLINE, UNKNOWN)
 _PAST_SESSIONS = 300  # of a site, for the time that sessions take
 _ENOUGH = 5
+_FORECAST_MS = 3_600_000
 
 
 def rfc3339(ms):
@@ -81,8 +82,12 @@ def listing(store, site="", state="", query="", limit=100, offset=0):
     if state:
         wanted.append(shown == state)
     with store.engine.connect() as connection:
-        rows = connection.execute(sql.select(*columns).select_from(source).where(*wanted).order_by(
-            (shown != FAULT), columns[0]).limit(limit).offset(offset)).all()
+        page = connection.execute(sql.select(columns[0]).select_from(source).where(
+            *wanted).order_by((shown != FAULT), columns[0]).limit(limit).offset(
+                offset)).scalars().all()
+        rows = connection.execute(sql.select(*columns).select_from(source).where(
+            columns[0].in_(page))).all()
+        rows.sort(key=lambda row: page.index(row.device))
         found = connection.execute(sql.select(shown.label("state"), sql.func.count()).select_from(
             source).where(*narrowed).group_by(shown)).all()
         opened = connection.execute(sql.select(
@@ -208,15 +213,31 @@ def site_rows(store):
             sql.select(sites).order_by(sites.c.id))]
 
 
-def _durations(connection, site):
-    """[(hour of the day in UTC, s)] that the site's newest sessions took."""
+def _durations(connection, devices):
+    """[(hour of the day in UTC, s)] that the newest sessions of these chargers took."""
     rows = connection.execute(
         sql.select(sessions.c.begin_ms, sessions.c.end_ms)
-        .join(chargers, chargers.c.device == sessions.c.device)
-        .where(chargers.c.site == site, sessions.c.end_ms.is_not(None))
+        .where(sessions.c.device.in_(devices), sessions.c.end_ms.is_not(None))
         .order_by(sessions.c.begin_ms.desc()).limit(_PAST_SESSIONS)).all()
     return [(row.begin_ms // 3_600_000 % 24, (row.end_ms - row.begin_ms) // 1000)
             for row in rows]
+
+
+class Forecast:
+    """How long sessions take at each site, looked at again after an hour."""
+
+    def __init__(self):
+        self._known = {}  # site -> (Unix ms, durations)
+
+    def durations(self, connection, site, own, at):
+        """Those of a site with the chargers `own`; nothing is asked where one is free."""
+        if not own or any(each["state"] == AVAILABLE for each in own):
+            return []
+        known = self._known.get(site)
+        if known is None or at - known[0] > _FORECAST_MS:
+            known = self._known[site] = at, _durations(
+                connection, [each["device"] for each in own])
+        return known[1]
 
 
 def _expected_s(durations, begin_ms):
@@ -228,10 +249,10 @@ def _expected_s(durations, begin_ms):
     return int(median(chosen)) if len(chosen) >= _ENOUGH else None
 
 
-def availability(store):
+def availability(store, forecast):
     """Every site with its chargers' states and its rank: by the share that is free, then by the
-    power that its limit leaves. `free_at_ms` is when an occupied charger is expected to be free
-    (None: too little is known)."""
+    power that its limit leaves. `free_at_ms` is when a charger is expected to be free; of an
+    occupied one it is told where none is free (None: too little is known)."""
     columns, source, _ = _devices()
     at = now_ms()
     with store.engine.connect() as connection:
@@ -243,8 +264,8 @@ def availability(store):
             by_site.setdefault(row.site, []).append(_charger(row))
         for place in places:
             own = by_site.get(place["id"], [])
-            durations = _durations(connection, place["id"]) if own else []
-            _judge(connection, place, own, durations, at)
+            _judge(connection, place, own,
+                   forecast.durations(connection, place["id"], own, at), at)
     places.sort(key=lambda place: (-place["free_permille"], -(place["headroom_w"] or 0),
                                    place["id"]))
     for rank, place in enumerate(places, 1):
@@ -254,6 +275,7 @@ def availability(store):
 
 def _judge(connection, place, own, durations, at):
     begun = dict(connection.execute(sql.select(sessions.c.sid, sessions.c.begin_ms).where(
+        sessions.c.device.in_([each["device"] for each in own if each["sid"]]),
         sessions.c.sid.in_([each["sid"] for each in own if each["sid"]]))).all())
     place["evses"] = []
     for each in own:

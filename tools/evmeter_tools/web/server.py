@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from evmeter_tools.backend.outbox import Channels
 from evmeter_tools.errors import UserError
-from evmeter_tools.web import api, driver_api, pages, reports_api
+from evmeter_tools.web import api, driver_api, fleet, pages, reports_api
 from evmeter_tools.web.access import Access
 from evmeter_tools.web.feed import Feed
 from evmeter_tools.web.insight import Reports
@@ -107,6 +107,7 @@ def create_app(store, settings=None):
                   description="Chargers, sessions, alarms. The pages use the same API.")
     app.state.store, app.state.settings, app.state.feed = store, settings, feed
     app.state.access, app.state.reports = Access(store), Reports(store)
+    app.state.forecast = fleet.Forecast()
     app.state.templates = pages.templates(settings)
     app.include_router(api.open_router)
     app.include_router(api.router)
