@@ -58,7 +58,7 @@ sessions = _table(
     "session", _device(primary_key=True), _need("sid", sql.String(36), primary_key=True),
     _need("key_id", sql.String(8)), _need("state", sql.String(8)), _need("begin_ms", _BIG),
     _need("begin_mwh", _BIG), _may("end_ms"), _may("energy_mwh"),
-    _need("gap_mwh", _BIG, server_default="0"), _may("billable", sql.Boolean),
+    _need("gap_mwh", _BIG, server_default="0", index=True), _may("billable", sql.Boolean),
     _need("ok", sql.Boolean), _text("tx", 1), _need("changed_at", _BIG, index=True))
 sql.Index("ix_session_device_begin_ms", sessions.c.device, sessions.c.begin_ms)
 sql.Index("ix_session_begin_ms", sessions.c.begin_ms)

@@ -71,15 +71,16 @@ def health(request: Request):
 
 
 @open_router.get("/api/v1/availability")
-def availability(request: Request) -> answers.Availability:
+def availability(request: Request, site: forms.Search = "",
+                 limit: forms.Limit = 100) -> answers.Availability:
     """Sites with their free chargers, best first: by free share, then by free power."""
-    return fleet.availability(_store(request), request.app.state.forecast)
+    return fleet.availability(_store(request), request.app.state.forecast, limit, site)
 
 
 @open_router.get("/ocpi/2.2.1/locations")
-def locations(request: Request):
+def locations(request: Request, limit: forms.Limit = 100):
     """The same as Location objects of OCPI 2.2.1."""
-    free = fleet.availability(_store(request), request.app.state.forecast)
+    free = fleet.availability(_store(request), request.app.state.forecast, limit)
     party = request.app.state.settings.party
     return {"data": [ocpi.location(place, party) for place in free["sites"]],
             "status_code": 1000, "timestamp": fleet.rfc3339(free["now_ms"])}

@@ -249,16 +249,29 @@ def _expected_s(durations, begin_ms):
     return int(median(chosen)) if len(chosen) >= _ENOUGH else None
 
 
-def availability(store, forecast):
-    """Every site with its chargers' states and its rank: by the share that is free, then by the
-    power that its limit leaves. `free_at_ms` is when a charger is expected to be free; of an
-    occupied one it is told where none is free (None: too little is known)."""
-    columns, source, _ = _devices()
+def availability(store, forecast, limit=100, site=""):
+    """The best sites (or one) with their chargers' states and their rank among all: by the share
+    that is free, then by the power that their limit leaves. `free_at_ms` is when a charger is
+    expected to be free; of an occupied one it is told where none is free (None: too little is
+    known)."""
+    columns, source, shown = _devices()
     at = now_ms()
     with store.engine.connect() as connection:
         places = [dict(row._mapping) for row in connection.execute(sql.select(sites))]
+        sums = {row[0]: row[1:] for row in connection.execute(sql.select(
+            chargers.c.site, sql.func.count(),
+            sql.func.sum(sql.case((shown == AVAILABLE, 1), else_=0)),
+            sql.func.sum(sql.case((states.c.online.is_(True), states.c.power_mw), else_=0))
+        ).select_from(source).where(chargers.c.site.is_not(None)).group_by(chargers.c.site))}
+        for place in places:
+            _rank_by(place, *sums.get(place["id"], (0, 0, 0)))
+        places.sort(key=lambda place: (-place["free_permille"], -(place["headroom_w"] or 0),
+                                       place["id"]))
+        for rank, place in enumerate(places, 1):
+            place["rank"] = rank
+        places = [place for place in places if site in ("", place["id"])][:limit]
         rows = connection.execute(sql.select(*columns).select_from(source).where(
-            chargers.c.site.is_not(None))).all()
+            chargers.c.site.in_([place["id"] for place in places])).order_by(columns[0])).all()
         by_site = {}
         for row in rows:
             by_site.setdefault(row.site, []).append(_charger(row))
@@ -266,11 +279,15 @@ def availability(store, forecast):
             own = by_site.get(place["id"], [])
             _judge(connection, place, own,
                    forecast.durations(connection, place["id"], own, at), at)
-    places.sort(key=lambda place: (-place["free_permille"], -(place["headroom_w"] or 0),
-                                   place["id"]))
-    for rank, place in enumerate(places, 1):
-        place["rank"] = rank
     return {"now_ms": at, "sites": places}
+
+
+def _rank_by(place, number, free, power_mw):
+    used_w = int(power_mw or 0) // 1000
+    place.update(
+        chargers=number, free=free, free_permille=1000 * free // number if number else 0,
+        power_w=used_w,
+        headroom_w=max(0, place["limit_w"] - used_w) if place["limit_w"] else None)
 
 
 def _judge(connection, place, own, durations, at):
@@ -290,12 +307,6 @@ def _judge(connection, place, own, durations, at):
             "state": each["state"], "status": OCPI_STATUS[each["state"]],
             "free_at_ms": free_at, "rated_w": each["rated_w"],
             "changed_at": each["changed_at"] or 0})
-    free = sum(each["state"] == AVAILABLE for each in own)
-    used_w = sum(each["power_mw"] or 0 for each in own) // 1000
-    place["free"], place["chargers"] = free, len(own)
-    place["free_permille"] = 1000 * free // len(own) if own else 0
-    place["power_w"] = used_w
-    place["headroom_w"] = max(0, place["limit_w"] - used_w) if place["limit_w"] else None
     waits = [each["free_at_ms"] for each in place["evses"] if each["free_at_ms"]]
     place["next_free_at_ms"] = min(waits, default=None)
 

@@ -111,6 +111,7 @@ def upgrade():
     op.create_index("ix_session_begin_ms", "session", ["begin_ms"])
     op.create_index("ix_session_changed_at", "session", ["changed_at"])
     op.create_index("ix_session_device_begin_ms", "session", ["device", "begin_ms"])
+    op.create_index("ix_session_gap_mwh", "session", ["gap_mwh"])
     op.create_table(
         "site", _need("id", sql.String(36)), _need("name", sql.String(255), ""),
         _need("address", sql.String(45), ""), _need("city", sql.String(45), ""),
