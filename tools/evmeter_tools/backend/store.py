@@ -96,7 +96,7 @@ class Store:
             found = migrations.current(connection)
         if found == migrations.HEAD:
             return
-        if found not in (None, migrations.FIRST):
+        if not migrations.is_known(found):
             raise UserError("the database has schema %s; this version knows up to %s"
                             % (found, migrations.HEAD))
         if migrations.upgrade(self.engine) == migrations.FIRST:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import sqlalchemy as sql
 
-HEAD = "0002"
+HEAD = "0003"
+_KNOWN = (None, "0001", "0002", HEAD)
 FIRST = "0001"  # made without alembic
 _VERSIONS = "alembic_version"
 _LOCK = 0x65766D01  # PostgreSQL's advisory lock: of several replicas one migrates
@@ -26,6 +27,11 @@ def upgrade(engine):
             command.stamp(config, FIRST)
         command.upgrade(config, "head")
         return found
+
+
+def is_known(revision):
+    """Whether a database of this revision can be brought up to date."""
+    return revision in _KNOWN
 
 
 def current(connection):

@@ -74,11 +74,6 @@ def upgrade():
         sql.PrimaryKeyConstraint("device", "key_id", "first", name="pk_gap"))
     op.create_index("ix_gap_closed_at", "gap", ["closed_at"])
     op.create_table(
-        "gap_decision", _need("device", sql.String(20)), _need("sid", sql.String(36)),
-        _need("gap_mwh", sql.BigInteger), _need("decision", sql.String(16)),
-        _need("by", sql.String(64)), _need("at", sql.BigInteger),
-        sql.PrimaryKeyConstraint("device", "sid", name="pk_gap_decision"))
-    op.create_table(
         "login", _need("token_sha256", sql.String(64)), _need("name", sql.String(64)),
         _need("csrf", sql.String(64)), _need("created_at", sql.BigInteger),
         _need("expires_at", sql.BigInteger),
@@ -111,7 +106,6 @@ def upgrade():
     op.create_index("ix_session_begin_ms", "session", ["begin_ms"])
     op.create_index("ix_session_changed_at", "session", ["changed_at"])
     op.create_index("ix_session_device_begin_ms", "session", ["device", "begin_ms"])
-    op.create_index("ix_session_gap_mwh", "session", ["gap_mwh"])
     op.create_table(
         "site", _need("id", sql.String(36)), _need("name", sql.String(255), ""),
         _need("address", sql.String(45), ""), _need("city", sql.String(45), ""),
