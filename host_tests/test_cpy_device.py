@@ -104,7 +104,7 @@ def test_a_package_is_signed_and_checked(tmp_path):
     key, file = tmp_path / "key.pem", tmp_path / "x.evu"
     spki = _release("key", "--out", key).output.strip()
     assert len(spki) == 182 and key.stat().st_mode & 0o777 == 0o600
-    assert "never overwritten" in str(_release("key", "--out", key).exception)
+    assert "cannot be written" in str(_release("key", "--out", key).exception)
     done = _release("pack", "--board", "esp32_devkit", "--key", key, "--counter", 7, "--out", file)
     assert done.exit_code == 0, done.output
     done = _release("check", file, "--key", spki, "--json")

@@ -25,7 +25,7 @@ def test_what_is_out_of_range_is_refused_by_name():
         ("resend", {"from": 41, "to": 50}, "41 to"),
         ("resend", {"from": True, "to": 50}, "from is True"), ("reboot", {"now": 1}, "argument"),
         ("time", {"unix_ms": 1.5, "n": 3}, "unix_ms is 1.5"), ("time", {"n": 3}, "unix_ms"),
-        ("alarm_ack", {"x": "METER"}, "argument x"), ("update", {}, "no updater"),
+        ("alarm_ack", {"x": "METER"}, "argument x"), ("update", {}, "lies in files"),
         ("limit", {"ma": 6000}, "does not drive"), ("config", {}, "rev is None"),
         ("config", {"rev": 6}, "cfg must be"), ("config", {"rev": 5, "cfg": {}}, "more than 5"),
     ):
@@ -91,14 +91,29 @@ def test_orders_go_to_the_session_alarms_to_the_alarms_limits_to_the_pilot():
 def test_an_update_goes_to_the_updater():
     app = FakeApp()
 
-    async def order(args):
-        return {"have": len(args)}, "activate" in args
+    async def begin(head):
+        return {"have": 0, "counter": 3}
 
-    app.updater = Anything(order=order)
-    assert app.do("update", {"at": 0, "data": ""}) == {"have": 2}
-    assert not app.operations.restart_due
-    app.do("update", {"activate": True}, _BY)
-    assert app.operations.restart_due
+    async def data(at, piece):
+        return {"have": at + 3}
+
+    async def check():
+        return {"version": "0.2.0", "counter": 4, "sha256": "ab", "size": 9, "board": "x"}
+
+    async def activate():
+        seen.append(app.board.log[-1][0])
+
+    seen = []
+    app.updater = lambda: Anything(begin=begin, data=data, check=check, activate=activate)
+    assert app.do("update", {"head": ""}, _BY) == {"have": 0, "counter": 3}
+    assert app.do("update", {"at": 6, "data": ""}) == {"have": 9}
+    for args in ({}, {"activate": 1}, {"head": "", "at": 0}, {"at": 0, "data": "", "more": 1}):
+        raises(ValueError, app.do, "update", args)
+    assert not app.operations.restart_due and seen == []
+    assert app.do("update", {"activate": True}, _BY) == {"version": "0.2.0", "counter": 4}
+    assert app.operations.restart_due and seen == ["update"]  # the entry first
+    app.keeper.is_engaged = True
+    assert "end of the session" in str(raises(ValueError, app.do, "update", {"head": ""}))
 
 
 def test_a_reboot_waits_for_the_record_in_the_making():

@@ -1,7 +1,6 @@
 import asyncio
-from binascii import b2a_base64
 
-from evmeter.system.update import Probation, UpdateError
+from evmeter.system.update import Probation, UpdateError, failed
 from fakes.clock import FakeClock
 from fakes.packages import Device, fields_of, head, image, spki
 
@@ -161,20 +160,32 @@ def test_what_the_flash_refuses_may_come_again():
     assert device.runs(_NEW)
 
 
-def test_orders_are_answered_or_refused_in_one_line():
+def test_what_is_no_base64_or_no_number_is_told():
     device = Device(_OLD)
+    for given in (None, 5, [], "A", "AAAA", "?"):
+        text = _refused(lambda given=given: asyncio.run(device.updater.begin(given)))
+        assert "base64" in text or "no package" in text
+    device.begin(_HEAD)
+    for at, piece, words in ((0, 7, "base64"), (0, None, "base64"), ("0", "QQ==", "at is '0'"),
+                             (None, "QQ==", "at is None"), (True, "QQ==", "at is True")):
+        assert words in _refused(lambda at=at, piece=piece: asyncio.run(
+            device.updater.data(at, piece)))
 
-    def order(args):
-        return asyncio.run(device.updater.order(args))
 
-    assert order({"head": b2a_base64(_HEAD).decode()}) == ({"have": 0, "counter": 0}, False)
-    for at in range(0, 5000, 1000):
-        piece = b2a_base64(_NEW[at : at + 1000]).decode()
-        assert order({"at": at, "data": piece}) == ({"have": at + 1000}, False)
-    for args, words in (({}, "allowed: head"), ({"activate": 1}, "allowed: head"),
-                        ({"head": 5}, "base64"), ({"head": None}, "base64"),
-                        ({"at": 0, "data": 7}, "base64"), ({"at": "0", "data": ""}, "allowed"),
-                        ({"head": "", "at": 0}, "allowed: head"),
-                        ({"head": "AAAA"}, "no package")):
-        assert words in _refused(order, args), args
-    assert order({"activate": True}) == ({"version": "0.2.0", "counter": 1}, True)
+def test_one_that_was_given_up_is_told_once():
+    device = Device(_OLD)
+    device.begin(_HEAD)
+    device.send(_NEW)
+    device.activate()
+    for _ in range(3):
+        device.boot()
+        assert device.slots.on_trial
+    device.boot()
+    assert not device.slots.on_trial
+    assert [failed(device.nvs) for _ in range(2)] == [1, 0]
+    device.begin(_HEAD)
+    device.send(_NEW)
+    device.activate()
+    device.boot()
+    _well(device)
+    assert failed(device.nvs) == 0

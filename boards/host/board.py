@@ -171,6 +171,16 @@ class Board:
         """Make an empty littlefs; for commissioning only."""
         mkfs(self._device())
 
+    def rom_slots(self):
+        """The two images of the firmware, or None where it lies in files."""
+        try:
+            size = os.stat(self._folder + "/rom.img")[6]
+        except OSError:
+            return None
+        from drivers.rom_slots import RomSlots
+
+        return RomSlots(self.nvs, FlashFile(self._folder + "/rom.img", size // 4096))
+
     def _rtc_ram(self, data=None):
         """machine.RTC().memory on a file."""
         path = self._folder + "/rtc.bin"

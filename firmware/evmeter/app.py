@@ -38,8 +38,9 @@ _SOUND_LIFE_MS = const(3600000)  # such a device is trusted again
 _SETTLED_MS = const(30000)  # alarms are written from then on, even if the boot is not settled
 _LEAST_PERCENT = const(10)  # with less of the journal free, room is for the running session
 _CURSOR_EVERY = const(10)  # seconds
+_FRESH_MS = const(10000)
 _SESSION_LIVES_MS = const(180000)  # it signs up to six records between two looks at its queue
-_MOST_CRASHES = const(4)  # that wait to be written
+_MOST_NOTES = const(4)  # that wait to be written
 _PILOT_KEY = "pilot_a"
 _UNSEEN_KEY = "alarms"
 _PILOT_STEP_MV = const(60)
@@ -113,7 +114,7 @@ class App:
                                self.signer, self.alarms, self.boots)
         self.monitor.time = self.time
         self._bad_signatures = 0
-        self._crashes = []
+        self._notes = []  # audit entries that wait to be written: name, ms since boot, fields
         self._traces = {}
         self.conditions = self._build_conditions(settings["alarms"])
         self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
@@ -156,6 +157,39 @@ class App:
             self.trial = Trial(board, self.config["rev"])
         if _number(board.nvs, "key_new_seq"):
             self._load_commands()
+
+    def updater(self):
+        """What takes a new firmware. Raises ValueError."""
+        if self._slots is None:
+            raise ValueError("this firmware lies in files: there is no place beside it")
+        if self._updater is None:
+            from evmeter.system.update import Updater
+
+            self._updater = Updater(self._slots, self.board.name, self.config["update"]["keys"],
+                                    self.board.nvs, self.poll.bus_idle)
+        return self._updater
+
+    def _well(self):
+        """Whether this firmware does what it is for."""
+        latest = self.poll.latest
+        return (latest is not None and self.clock.mono_ms() - latest.mono_ms < _FRESH_MS
+                and self.keeper.filter.state is not None and not self.conditions.pilot_why
+                and self.journal.ready and self.signer is not None)
+
+    async def _watch_probation(self):
+        async with self.poll.bus_idle:
+            seen = self._probation.check()
+        if not seen:
+            return
+        self._probation = None
+        forget("evmeter.system", "update")
+        self._note("update_" + seen, {"version": VERSION})
+        if seen == "failed":
+            log.error("this firmware is not well: the one before comes back")
+            while self.keeper.engaged() or not self.at_rest():
+                self.supervisor.check_in("books", _SESSION_LIVES_MS)
+                await asyncio.sleep_ms(_HOUSEKEEPING_MS)
+            self.board.reset()
 
     def _load_commands(self):
         from evmeter.system.operations import Operations
@@ -430,9 +464,9 @@ class App:
         code = codes.JOURNAL if isinstance(error, JournalError) else codes.TASK
         self.alarms.happened(code, codes.WARNING, "%s: %s" % (name, error))
         # one that dies again and again the same way is told once
-        if self._traces.get(name) != trace and len(self._crashes) < _MOST_CRASHES:
+        if self._traces.get(name) != trace and len(self._notes) < _MOST_NOTES:
             self._traces[name] = trace
-            self._crashes.append((self.clock.mono_ms(), {"task": name, "trace": trace}))
+            self._note("crash", {"task": name, "trace": trace})
 
     def _meter_alive(self):
         self.supervisor.check_in("meter")
@@ -487,11 +521,14 @@ class App:
             await self.ledger.interval(intervals.closed)
             intervals.written()
 
-    async def _write_crashes(self):
-        while self._crashes and self.keeper.booted:
-            at_ms, fields = self._crashes[0]
-            await self.ledger.log("crash", self.keeper.sid, at_ms, fields)
-            self._crashes.pop(0)
+    def _note(self, name, fields):
+        self._notes.append((name, self.clock.mono_ms(), fields))
+
+    async def _write_notes(self):
+        while self._notes and self.keeper.booted:
+            name, at_ms, fields = self._notes[0]
+            await self.ledger.log(name, self.keeper.sid, at_ms, fields)
+            self._notes.pop(0)
 
     async def _keep_house(self):
         """What must not wait for the flash."""
@@ -521,9 +558,11 @@ class App:
                 await self._operations.follow()
             if self.trial and await self.trial.check(self):
                 self.trial = None
+            if self._probation:
+                await self._watch_probation()
             if self.journal.ready:
                 await self._write_interval()
-                await self._write_crashes()
+                await self._write_notes()
                 if self.clock.notes and keeper.booted:
                     await self.clock.write_notes(self.ledger, keeper.sid, self.boots,
                                                  self._first_seq)

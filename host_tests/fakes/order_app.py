@@ -161,6 +161,9 @@ class FakeApp:
     def limit(self, ma):
         self.limits.append(ma)
 
+    def updater(self):
+        raise ValueError("this firmware lies in files")
+
     # -- for the tests --
 
     async def sleep_ms(self, ms):

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from binascii import hexlify
+from binascii import b2a_base64, hexlify
 
 from drivers.rom_slots import RomSlots
 from evmeter.ledger import p256
@@ -70,14 +70,16 @@ class Device:
         return memoryview(self.flash.image)[at : at + len(content)] == content
 
     def begin(self, head):
-        return asyncio.run(self.updater.begin(head))
+        return asyncio.run(self.updater.begin(b2a_base64(head)))["have"]
 
     def data(self, at, piece):
-        return asyncio.run(self.updater.data(at, piece))
+        return asyncio.run(self.updater.data(at, b2a_base64(piece)))["have"]
 
     def send(self, content, piece=1500):
         for at in range(0, len(content), piece):
             self.data(at, content[at : at + piece])
 
     def activate(self):
-        return asyncio.run(self.updater.activate())
+        fields = asyncio.run(self.updater.check())
+        asyncio.run(self.updater.activate())
+        return fields

@@ -11,6 +11,7 @@ from evmeter_tools.errors import UserError
 from evmeter_tools.paths import BUILD, FIRMWARE, HOST_BOARD, LOGGING, ROOT, UMQTT
 
 HEAP = "512k"
+_ROM_HEAP = "2m"  # the unix port has no flash to map: both images lie in the heap
 _CPYTHON = """\
 import runpy, sys
 import cpython_shim
@@ -55,6 +56,11 @@ class HostDevice:
             program = micropython()
             if program is None:
                 raise UserError("no MicroPython in build/bin; run 'make setup'")
+            if (self.folder / "rom.img").exists():
+                env["MICROPYPATH"] = ":".join(map(str, (HOST_BOARD, ROOT / "drivers", ".frozen")))
+                # not where the sources are: a script's own folder is searched first
+                return [str(program), "-X", "heapsize=" + _ROM_HEAP,
+                        str(HOST_BOARD / "rom_start.py"), str(script)], env
             env["MICROPYPATH"] = micropython_path()
             return [str(program), "-X", "heapsize=" + self._heap, str(script)], env
         env["PYTHONPATH"] = os.pathsep.join(_path())

@@ -94,6 +94,9 @@ FIELDS = {
         "keys": ("keys", 0, 4, ()),  # SubjectPublicKeyInfo in hex: whose signed commands count
         "all_signed": ("bool", 0, 0, False),  # commands without a signature are refused
     },
+    "update": {
+        "keys": ("keys", 0, 2, ()),  # whose firmware is taken, likewise
+    },
 }
 
 

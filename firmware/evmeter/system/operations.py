@@ -166,11 +166,28 @@ class Operations:
         return {"ma": ma}
 
     async def _update(self, args, by):
-        updater = getattr(self._app, "updater", None)
-        if updater is None:
-            raise ValueError("this firmware has no updater")
-        answer, self.restart_due = await updater.order(args)
-        return answer
+        app = self._app
+        if app.keeper.engaged():
+            raise ValueError("an update waits for the end of the session")
+        updater = app.updater()
+        if "head" in args:
+            _only(args, "head")
+            return await updater.begin(args["head"])
+        if "data" in args:
+            _only(args, "at", "data")
+            return await updater.data(args.get("at"), args["data"])
+        _only(args, "activate")
+        if args.get("activate") is not True:
+            raise ValueError("allowed: head, or at and data, or activate: true")
+        fields = await updater.check()
+        await self._rest(_REST_MS)
+        told = {"version": fields["version"], "counter": fields["counter"]}
+        entry = {"old": VERSION, "by": by, "sha256": fields["sha256"]}
+        entry.update(told)
+        await app.ledger.log("update", "", app.clock.mono_ms(), entry)
+        await updater.activate()
+        self.restart_due = True
+        return told
 
     async def _key_change(self, args, by):
         from evmeter.system import key_change

