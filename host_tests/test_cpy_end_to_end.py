@@ -165,7 +165,7 @@ def test_a_watchdog_reset_and_a_dead_backend_cost_nothing(tmp_path):
         play = _Play(bench)
         play.start(1)
         play.charge(3000)
-        bench._end_collector()
+        bench.end_collector()
         play.count("open", 1)
         bench.rig.tell(pilot="B")
         play.until(lambda: play.watch.status.get("cp") == "B", collecting=False)
@@ -178,7 +178,7 @@ def test_a_watchdog_reset_and_a_dead_backend_cost_nothing(tmp_path):
                    collecting=False)
         bench.rig.tell(pilot="A")
         play.until(lambda: play.watch.status["sid"] == "", collecting=False)
-        bench._start_collector()
+        bench.start_collector()
         play.count("close", 1)
         report, sums = play.outcome()
     assert [session.end.tx for session in report.sessions] == ["E"]

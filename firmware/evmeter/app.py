@@ -157,6 +157,22 @@ class App:
             self.trial = Trial(board, self.config["rev"])
         if _number(board.nvs, "key_new_seq"):
             self._load_commands()
+        self._build_probation()
+
+    def _build_probation(self):
+        """For a firmware that is on trial; one that was given up is told."""
+        nvs, slots = self.board.nvs, self.board.rom_slots()
+        self._slots = slots
+        self._updater = self._probation = None
+        if slots and (slots.on_trial or _number(nvs, "upd_new") > _number(nvs, "upd_ctr")):
+            from evmeter.system.update import Probation, failed
+
+            if slots.on_trial:
+                self._probation = Probation(slots, nvs, self.clock, self._well,
+                                            lambda: self.uplink.online)
+            else:
+                self._note("update_failed", {"counter": failed(nvs)})
+                forget("evmeter.system", "update")
 
     def updater(self):
         """What takes a new firmware. Raises ValueError."""

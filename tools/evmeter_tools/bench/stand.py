@@ -81,7 +81,7 @@ class Bench:
         if self.rig:
             self.rig.close()
         if self._collector:
-            self._end_collector()
+            self.end_collector()
         self._broker.stop()
 
     def _start(self):
@@ -117,9 +117,10 @@ class Bench:
         store.enrol(known["id"], known["k"], known["spki"])
         store.close()
         self.watch = Watch(self._broker.host, self._broker.port, self.device_id)
-        self._start_collector()
+        self.start_collector()
 
-    def _start_collector(self):
+    def start_collector(self):
+        """The backend is there."""
         command = [sys.executable, "-m", "evmeter_tools.cli", "backend", "run",
                    "--db", str(self.database), "--broker",
                    "%s:%d" % (self._broker.host, self._broker.port), *self._backend_options]
@@ -128,7 +129,8 @@ class Bench:
             self._collector = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
                                                stdout=log, stderr=subprocess.STDOUT)
 
-    def _end_collector(self):
+    def end_collector(self):
+        """The backend is away."""
         self._collector.send_signal(signal.SIGINT)
         try:
             self._collector.wait(_END_S)
