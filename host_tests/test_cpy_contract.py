@@ -8,7 +8,6 @@ import os
 import re
 import threading
 import time
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import jsonschema
@@ -20,11 +19,12 @@ import test_cpy_pass_through as meter_records
 from evmeter.ledger.journal import EVT, IVL, LOG, REC
 from evmeter.ledger.signer import SoftwareSigner
 from evmeter.monitoring import alarms
-from evmeter.system import key_change
+from evmeter.system import key_change, trial
 from evmeter.system.clock import Clock
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.contract import Contract
 from evmeter_tools.faults.life import OnRing
+from evmeter_tools.operator import signing
 from evmeter_tools.paths import BUILD, FIRMWARE, ROOT
 from fakes import keeper_device
 from fakes.keeper_device import PILOT_A, PILOT_B, PILOT_C, START_UNIX_MS, Device
@@ -37,8 +37,6 @@ _TARIFF = {"currency": "EUR", "zone": "UTC0", "windows": [
     {"name": "night", "from": "22:00", "to": "06:00", "centiminor_per_kwh": 2000}]}
 _USER = {"IL": "HEARSAY", "IT": "CENTRAL", "ID": "4711", "IF": ["RFID_PLAIN"]}
 # what a device sends, but not in these runs: the host is no chip, has no time servers here
-_ORDERS = find_spec("evmeter_tools.operator")  # with it come commands and the twin
-_OF_ORDERS = ("cmd", "cmdRes", "cfg", "cfgSet", "logConfig", "logConfigBack")
 _NOT_HERE = ("time servers are configured", "the board is a chip", "the network is Wi-Fi")
 
 
@@ -244,14 +242,15 @@ def _rare(monkeypatch):
         await ledger.log("crash", "", 5000, {"task": "meter", "trace": "Traceback"})
         device.alarms.raise_("PILOT_FAULT", "crit", "pilot state F")
         await device.alarms.write(ledger, "")
-        if _ORDERS:
-            from evmeter.system import trial
-
-            device.board.nvs = _Nvs(device.board.nvs)
-            app = SimpleNamespace(ledger=ledger, clock=clock, board=device.board,
-                                  config={"rev": 2}, poll=SimpleNamespace(bus_idle=Idle()))
-            await trial.announce(app, {"rev": 3}, "a1b2c3d4", {"meter.p_max_w": [11000, 12000]})
-            await trial.withdraw(app, 3, "broker not reached: no connection")
+        device.board.nvs = _Nvs(device.board.nvs)
+        app = SimpleNamespace(ledger=ledger, clock=clock, board=device.board,
+                              config={"rev": 2}, poll=SimpleNamespace(bus_idle=Idle()))
+        await trial.announce(app, {"rev": 3}, "a1b2c3d4", {"meter.p_max_w": [11000, 12000]})
+        await trial.withdraw(app, 3, "broker not reached: no connection")
+        await ledger.log("update", "", 5000, {"old": "0.1.0", "by": "a1b2c3d4", "counter": 7,
+                                              "version": "0.2.0", "sha256": "ab" * 32})
+        await ledger.log("update_confirmed", "", 5000, {"version": "0.2.0"})
+        await ledger.log("update_failed", "", 5000, {"counter": 8})
 
     asyncio.run(write())
     return device
@@ -381,7 +380,6 @@ def _play(bench, ear):
 
 def _command(bench, ear, key):
     """Commands and wishes, plain and signed; none of these wishes is taken."""
-    from evmeter_tools.operator import signing
 
     def answers():
         return [json.loads(payload) for topic, payload, *_ in list(ear.heard)
@@ -418,17 +416,12 @@ def test_everything_that_is_sent_is_in_the_contract_and_everything_in_it_is_sent
         tmp_path, contract, monkeypatch):
     seen = Seen(contract)
     config = {"mqtt": {"discovery": "homeassistant"}, "tariff": _TARIFF}
-    key = None
-    if _ORDERS:
-        from evmeter_tools.operator import signing
-
-        key = signing.make_key(tmp_path / "operator.pem")
-        config["operator"] = {"keys": [signing.spki(key)]}
+    key = signing.make_key(tmp_path / "operator.pem")
+    config["operator"] = {"keys": [signing.spki(key)]}
     with Bench(tmp_path, "demo-0001", config=config) as bench:
         ear = Ear(bench)
         _play(bench, ear)
-        if key:
-            _command(bench, ear, key)
+        _command(bench, ear, key)
         ear.close()
         later = Ear(bench)
         time.sleep(1)
@@ -450,8 +443,6 @@ def _check_complete(contract, seen):
     runs cannot have."""
     missing = []
     for name in contract.document["components"]["messages"]:
-        if name in _OF_ORDERS and not _ORDERS:
-            continue
         if name not in seen.properties:
             missing.append(name)
             continue
