@@ -3,12 +3,12 @@ from evmeter.ledger import journal as frames
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ring import RingStore
 from fakes.memory_store import MemoryNvs
-from fakes.nor_flash import BLOCK_BYTES, NorFlash
+from fakes.nor_flash import NorSectors
 from support import raises
 
 _BLOCKS = 10  # six of them for frames
 _BUFFER = bytearray(frames.MAX_PAYLOAD)
-_FLASH = NorFlash(_BLOCKS)  # one for all: the heap is small
+_FLASH = NorSectors(_BLOCKS)  # one for all: the heap is small
 
 
 def _nothing(kind, payload):
@@ -125,10 +125,10 @@ def test_blank_and_foreign_flash_is_reported_and_left_alone():
     store = RingStore(lambda: flash)
     assert "no ring" in str(raises(StoreError, store.open))
     assert foreign.what(lambda: flash) == foreign.BLANK
-    flash.image[7 * BLOCK_BYTES + 4095] = 0
+    flash.sectors[7][4095] = 0
     assert foreign.what(lambda: flash) == "something else"
     for block in range(_BLOCKS):
-        flash.image[block * BLOCK_BYTES : block * BLOCK_BYTES + 9] = b"something"
+        flash.sectors[block][:9] = b"something"
     assert "no ring" in str(raises(StoreError, RingStore(lambda: flash).open))
     assert foreign.what(lambda: flash) == "something else"
     assert flash.programs == flash.erases == 0
@@ -148,10 +148,10 @@ def test_an_older_ring_under_a_littlefs_is_not_opened():
     _journal(flash, MemoryNvs()).append(frames.EVT, b"old")
     for block in range(2):  # what a format writes
         flash.ioctl(6, block)
-        flash.image[block * BLOCK_BYTES + 8 : block * BLOCK_BYTES + 16] = b"littlefs"
+        flash.sectors[block][8:16] = b"littlefs"
     assert "a littlefs is there" in str(raises(StoreError, RingStore(lambda: flash).open))
     assert foreign.what(lambda: flash) == "a littlefs"
-    flash.image[8] = 0  # in one of both
+    flash.sectors[0][8] = 0  # in one of both
     assert "a littlefs is there" in str(raises(StoreError, RingStore(lambda: flash).open))
 
 
@@ -193,15 +193,15 @@ def test_a_damaged_header_costs_no_frame():
     for number in range(1, 9):
         journal.append(frames.EVT, b"z" * 1500)
     for at in (0, 5, 9, 15, 17, 31):
-        flash.image[5 * BLOCK_BYTES + at] ^= 0x10
+        flash.sectors[5][at] ^= 0x10
         journal = _journal(flash, nvs)
         assert (journal.faults, journal._store.segments) == ([], [1, 3, 5, 7]), at
-        flash.image[5 * BLOCK_BYTES + at] ^= 0x10
+        flash.sectors[5][at] ^= 0x10
     for at in range(16, 32, 5):  # not the mark of a sector that was given back
-        flash.image[5 * BLOCK_BYTES + at] ^= 1
+        flash.sectors[5][at] ^= 1
         assert _journal(flash, nvs)._store.segments == [1, 3, 5, 7]
-    flash.image[5 * BLOCK_BYTES + 3] ^= 1
-    flash.image[5 * BLOCK_BYTES + 99] ^= 1
+    flash.sectors[5][3] ^= 1
+    flash.sectors[5][99] ^= 1
     journal = _journal(flash, nvs)
     assert journal.faults == ["1 damaged segments"]
     assert "damaged or missing" in str(raises(JournalError, journal.read, 4, _BUFFER))

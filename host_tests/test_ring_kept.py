@@ -5,10 +5,10 @@ from evmeter.ledger import ring_scan
 from evmeter.ledger.journal import Journal, JournalError
 from evmeter.ledger.ring import RingStore
 from fakes.memory_store import MemoryNvs
-from fakes.nor_flash import NorFlash
+from fakes.nor_flash import NorSectors
 from support import raises
 
-_FLASH = NorFlash(10)  # six of them for frames; one for all: the heap is small
+_FLASH = NorSectors(10)  # six of them for frames; one for all: the heap is small
 _BUFFER = bytearray(frames.MAX_PAYLOAD)
 
 

@@ -10,14 +10,20 @@ class NorFlash:
     that raises `error`, and all later ones too where `for_good`."""
 
     def __init__(self, blocks):
-        self.image = bytearray(blocks * BLOCK_BYTES)
+        self._make(blocks)
         self.wipe(blocks)
+
+    def _make(self, blocks):
+        self.image = bytearray(blocks * BLOCK_BYTES)
+        whole = memoryview(self.image)
+        self.sectors = [whole[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+                        for block in range(blocks)]
 
     def wipe(self, blocks=None):
         """A new chip in the same memory."""
         self.blocks = blocks or self.blocks
-        for at in range(0, len(self.image), BLOCK_BYTES):
-            self.image[at : at + BLOCK_BYTES] = _BLANK
+        for sector in self.sectors:
+            sector[:] = _BLANK
         self.broken = []
         self.erases = self.programs = self.program_bytes = 0
         self.fail = None
@@ -34,8 +40,7 @@ class NorFlash:
         return False
 
     def readblocks(self, block, buffer, offset=0):
-        at = block * BLOCK_BYTES + offset
-        buffer[:] = memoryview(self.image)[at : at + len(buffer)]
+        buffer[:] = memoryview(self.sectors[block])[offset : offset + len(buffer)]
 
     def writeblocks(self, block, buffer, offset=None):
         if offset is None:
@@ -44,13 +49,13 @@ class NorFlash:
         trouble = self._trouble()
         if trouble and not self.done_all_the_same:
             raise OSError(self.error)
-        at = block * BLOCK_BYTES + offset
+        sector = self.sectors[block]
         length = len(buffer)
-        blank = self.image[at : at + length] == b"\xff" * length
+        blank = sector[offset : offset + length] == b"\xff" * length
         if offset % 16 or length % 16 or offset + length > BLOCK_BYTES or not blank:
             self.broken.append((block, offset, length))
         for index in range(length):
-            self.image[at + index] &= buffer[index]
+            sector[offset + index] &= buffer[index]
         self.programs += 1
         self.program_bytes += length
         if trouble:
@@ -64,7 +69,14 @@ class NorFlash:
         if operation == 6:
             if self._trouble():
                 raise OSError(self.error)
-            at = argument * BLOCK_BYTES
-            self.image[at : at + BLOCK_BYTES] = _BLANK
+            self.sectors[argument][:] = _BLANK
             self.erases += 1
         return 0
+
+
+class NorSectors(NorFlash):
+    """The same in pieces, `sectors`, where a small heap has none of the whole length: no
+    `image`."""
+
+    def _make(self, blocks):
+        self.sectors = [bytearray(BLOCK_BYTES) for _ in range(blocks)]
