@@ -57,7 +57,7 @@ class Backlog:
     payload, first frame first."""
 
     def __init__(self, folder, device_id):
-        from evmeter.ledger.ring import RingStore
+        from evmeter.ledger import ring_scan
         from evmeter.system import keys
         from host_flash import FlashFile
         from host_nvs import NvsFile
@@ -65,7 +65,7 @@ class Backlog:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._flash = FlashFile(os.fspath(self.folder / "flash.img"), _BLOCKS)
-        RingStore.format(self._flash)
+        ring_scan.lay(self._flash)
         self._nvs = NvsFile(os.fspath(self.folder / "nvs.json"))
         signer = keys.make(self._nvs, os.urandom)
         self.known = {"id": device_id, "k": signer.key_id, "spki": signer.spki_hex()}
