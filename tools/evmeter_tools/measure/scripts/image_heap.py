@@ -10,8 +10,9 @@ rom.mount(sys.argv[1])
 gc.threshold(2048)
 gc.collect()
 before = gc.mem_alloc()
-for name in ("board", "host_flash", "evmeter.app", "evmeter.session.recovery",
-             "evmeter.ledger.ring", "drivers.modbus_meter", "drivers.modbus_rtu"):
+names = ["board", "host_flash"]
+names.extend(rom.LOADED)
+for name in names:
     __import__(name)
 gc.collect()
 imported = gc.mem_alloc() - before

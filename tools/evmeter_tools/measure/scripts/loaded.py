@@ -18,8 +18,7 @@ class _Chip:
 
 
 rom.mount(sys.argv[2])
-names = ["evmeter.app", "evmeter.session.recovery", "evmeter.ledger.ring", "drivers.modbus_meter",
-         "drivers.modbus_rtu"]
+names = list(rom.LOADED)
 names.extend(sys.argv[3:])
 if sys.argv[1] == "1":
     for module in ("esp32", "machine", "network"):

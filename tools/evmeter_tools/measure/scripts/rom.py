@@ -4,6 +4,9 @@ import os
 import sys
 
 _FOLDER = 0x4000
+# what a device has loaded once it runs, by what is imported at the start or by configuration
+LOADED = ("evmeter.app", "evmeter.session.recovery", "evmeter.ledger.ring", "drivers.modbus_meter",
+          "drivers.modbus_rtu")
 
 
 def mount(path):
