@@ -237,8 +237,9 @@ class App:
         self.uplink.answer(b"cfg", twin.report(self), True)
         if self._operations is None:
             forget("evmeter.system", "twin")
-            if self.trial is None:
+            if self.trial is None:  # else its ConfigError has to stay everybody's
                 forget("evmeter.system", "trial")
+                forget("evmeter.system", "config")
 
     def limit(self, ma):
         """Offer the car at most `ma` from now on, over reboots too."""
