@@ -206,6 +206,13 @@ def test_from_the_meter_to_the_screens(stage, capsys):
             stage.shot(page, name.partition("/")[0].replace("chargers", "charger"))
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
                 "%s is wider than the screen" % name)
+    for page in (alarms, fleet):  # the one session is in the heat map
+        page.goto(stage.url + "/insight")
+        cells = page.locator("#report-starts .heat.h8")
+        expect(cells).to_have_text(re.compile("^[12]$"))
+        expect(page.locator("#report-records")).to_contain_text("demo-0001")
+        stage.shot(page, "insight")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert stage.faults == []
     with capsys.disabled():
         print("\n  alarm from the pilot to the screen: %.1f s" % seconds)

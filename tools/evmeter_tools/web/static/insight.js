@@ -57,7 +57,7 @@ function tableOf(report) {
       down = by === key && !down;
       by = key;
       fill([...report.rows].sort((a, b) => compare(a[key], b[key]) * (down ? -1 : 1)));
-    } } }, nameOf(label))));
+    } } }, nameOf(label)))));
   fill(report.rows);
   return h("div", { class: "scroll" }, h("table", { class: "list report" }, h("thead", {}, head), body), more);
 }
