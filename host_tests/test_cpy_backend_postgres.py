@@ -157,8 +157,12 @@ class _Replica:
              "--share", "fleet", "--web-port", "0", "--gap-wait-s", "5", "--broker",
              "%s:%d" % (broker.host, broker.port)],
             env=_ENV, stdout=subprocess.PIPE, stderr=self._log, text=True)
+        self._path = log
+
+    def wait(self):
+        """Until it collects."""
         line = self._process.stdout.readline()
-        assert line.startswith("collecting"), (line, log.read_text())
+        assert line.startswith("collecting"), (line, self._path.read_text())
 
     def kill(self):
         self._process.send_signal(signal.SIGKILL)
@@ -209,6 +213,8 @@ def test_a_killed_replica_and_a_killed_broker_cost_no_record(store, server, tmp_
     try:
         for number in range(3):
             replicas.append(_Replica(server.url, broker, tmp_path / ("replica%d.log" % number)))
+        for replica in replicas:
+            replica.wait()
         begun = time.monotonic()
         for device in devices:
             device.start(broker.host, broker.port)
