@@ -326,6 +326,24 @@ def enrol(
               % (device, password))
 
 
+def login(
+    device: Annotated[str, typer.Argument(help="The device's id")],
+    folder: _Folder = _DEFAULT_FOLDER,
+    remove: Annotated[bool, typer.Option("--remove", help="Take its log-in away")] = False,
+):
+    """Give a device a new log-in at mosquitto, as before evmeter provision asks for one.
+
+    Example: evmeter backend login charger-17
+    """
+    credentials = Credentials(folder)
+    if not remove:
+        print('user "%s", password "%s"' % (device, credentials.add(device)))
+    elif not credentials.remove(device):
+        raise UserError("%s has no log-in in %s" % (device[:40], folder))
+    else:
+        print("removed %s" % device)
+
+
 def backup(
     out: Annotated[Path, typer.Argument(help="File to write; must not be there yet")],
     db: _Database = _DEFAULT_DB,
