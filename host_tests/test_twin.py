@@ -1,6 +1,8 @@
 import json
 
 from evmeter.system import config, twin
+from fakes.clock import FakeClock
+from fakes.memory_store import MemoryNvs
 from support import raises
 
 _GIVEN = {
@@ -121,7 +123,15 @@ def test_what_is_too_long_for_a_message_is_kept_back():
         for number in range(15)]}
     long = twin.merged(_SETTINGS, wish, 6)
     shown, kept = twin.shown(long)
-    assert len(json.dumps(shown)) <= 2200
+    assert len(json.dumps(shown)) <= 1900
     assert "tariff" in kept and "tariff" not in shown
     again = twin.merged(long, _wish(long), 7)
     assert again["tariff"] == wish["tariff"]
+
+    class App:
+        config = long
+        clock = FakeClock(1_790_000_000_000)
+        nvs = MemoryNvs()
+
+    App.board = App
+    assert len(twin.report(App, 7, "w" * 300)) <= 2560  # what the uplink sends

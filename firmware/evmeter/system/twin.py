@@ -23,7 +23,8 @@ _LARGE = ("tariff", "meter.profile", "operator.keys", "update.keys")
 _OPEN = ("rev", "mqtt.keepalive_s", "mqtt.window", "mqtt.telemetry_s",
          "session.finished_after_s", "session.checkpoint_s")
 _FIXED = ("journal.store",)  # what lies on flash would not be found any more
-_MOST_SHOWN = const(2200)  # bytes of a message's 2,560
+_MOST_SHOWN = const(1900)  # bytes of a message's 2,560
+_MOST_WHY = const(120)
 _MOST_TOLD = const(1800)
 _MOST_VALUE = const(48)
 
@@ -120,4 +121,4 @@ def report(app, wished=0, why=""):
     unix_ms, quality = app.clock.now()
     result, kept = shown(settings)
     return json.dumps({"v": 1, "ts": unix_ms // 1000, "tq": quality, "rev": settings["rev"],
-                       "cfg": result, "kept": kept, "wish": wished, "err": why})
+                       "cfg": result, "kept": kept, "wish": wished, "err": why[:_MOST_WHY]})
