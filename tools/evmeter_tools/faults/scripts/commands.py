@@ -76,7 +76,8 @@ def _changed(court, every):
             court.attack("bit flipped", bytes(data))
         for length in range(0, len(good), 1 + every // 8):
             court.attack("cut short", good[:length])
-            court.attack("cut short and closed", good[:length] + b'"}')
+            if length != len(good) - 2:  # that would make it whole
+                court.attack("cut short and closed", good[:length] + b'"}')
         court.order(good)
     plain = json.dumps(command("resend", "p-1", args={"from": 5, "to": {"a": [1, "}"]}})).encode()
     for length in range(len(plain)):
