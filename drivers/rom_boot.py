@@ -18,6 +18,10 @@ def start():
     found = Partition.find(Partition.TYPE_DATA, label="romfs")
     if not found:
         return
+    if not hasattr(vfs, "VfsRom"):
+        print("evmeter: this MicroPython is built without VfsRom, the firmware in the partition "
+              "romfs cannot be started; flash one that 'evmeter firmware' has built")
+        return
     slots = RomSlots(NVS("evmeter"), found[0])
     mount(slots, vfs.rom_ioctl(2, 0), vfs, sys.path)
     if slots.on_trial:
