@@ -171,6 +171,7 @@ def wish(data):
         for name in ("password", "key", "ca"):
             if name in SETTINGS[section]:
                 told = given.get(section, {})
+                assert isinstance(told, dict), "took what is no section"
                 assert new[section][name] == told.get(name, SETTINGS[section][name]), name
     found = twin.changes(SETTINGS, new)
     assert json.loads(json.dumps(new)) == json.loads(json.dumps(config.parse(json.dumps(new))))

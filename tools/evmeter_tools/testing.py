@@ -18,6 +18,7 @@ _HEAP = "128k"
 _TESTS = ROOT / "host_tests"
 _TIMEOUT_S = 600
 _AT_ONCE = 2
+_WORKERS = 3  # most tests wait for a bench, not for the processor
 _COUNT = re.compile(r"(\d+) (passed|failed|error|errors|skipped|xfailed|xpassed)")
 
 
@@ -62,7 +63,8 @@ def _lint(counts):
 
 def _cpython(counts, only):
     print("CPython %s, pytest:" % sys.version.split()[0], flush=True)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no",
+               "-n", str(_WORKERS), "--dist", "loadfile"]
     if only:
         command += ["-k", only]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
