@@ -11,3 +11,13 @@ for _folder in ("host_tests", "build/upy-lib/micropython-umqtt.simple", "boards/
 import cpython_shim  # noqa: E402
 
 cpython_shim.install()
+
+# they wait longest: of files that run side by side these begin first
+_LONGEST = ("test_cpy_update.py", "test_cpy_network.py", "test_cpy_faults.py",
+            "test_cpy_end_to_end.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first, else as they stand."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name)
+               if item.path.name in _LONGEST else len(_LONGEST))

@@ -1,5 +1,7 @@
 """Brings a database to the state that `tables.py` describes; run by alembic."""
 
+import contextlib
+import fcntl
 from pathlib import Path
 
 import sqlalchemy as sql
@@ -11,8 +13,27 @@ _VERSIONS = "alembic_version"
 _LOCK = 0x65766D01  # PostgreSQL's advisory lock: of several replicas one migrates
 
 
+@contextlib.contextmanager
+def _alone(engine):
+    """Of several processes that open one SQLite file, one migrates: its DDL commits by itself."""
+    path = engine.url.database
+    if engine.dialect.name != "sqlite" or not path or path == ":memory:":
+        yield
+        return
+    lock = Path(path + ".migration")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        lock.unlink(missing_ok=True)
+
+
 def upgrade(engine):
     """Migrate to the newest schema; returns the revision found, None where there was none."""
+    with _alone(engine):
+        return _upgrade(engine)
+
+
+def _upgrade(engine):
     from alembic import command
     from alembic.config import Config
 
