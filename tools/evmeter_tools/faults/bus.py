@@ -157,8 +157,9 @@ class _Rig:
                 if age_ms > most_ms:
                     self._wrong("a value of %d ms before was believed" % age_ms)
                 return
-        if "import" not in found and not any(found.values()):
-            # The range rule takes a line without voltage and load for possible.
+        if not any(found.values()) and not served[-1][1].get("import"):
+            # The range rule takes a line without voltage and load for possible; the register was
+            # not in that reply, or is 0.
             self.result.counts["one reply of zeros believed, not the register"] += 1
             return
         if self.bad.collided(address, found):
