@@ -64,7 +64,7 @@ def _lint(counts):
 def _cpython(counts, only):
     print("CPython %s, pytest:" % sys.version.split()[0], flush=True)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no",
-               "-n", str(_WORKERS), "--dist", "loadfile"]
+               "-n", str(_WORKERS), "--dist", "loadfile", "--no-loadscope-reorder"]
     if only:
         command += ["-k", only]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
