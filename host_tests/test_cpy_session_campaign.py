@@ -69,6 +69,11 @@ _HISTORIES = {
                  "quality": "I"}),
         ("cut", {"operations": 3, "ms": 500, "pilot": None, "off_ms": 500, "power_w": 0,
                  "quality": "I"})),
+    "a clock that was set between what the campaign looks at": (
+        ("plug", {"pilot": _B, "ms": 100}),
+        ("clock", {"quality": "S", "error_ms": -90000}),
+        *[("wait", {"ms": 50})] * 6,
+        ("clock", {"quality": "I", "error_ms": 0})),
     "an exchange is told once": (
         ("exchange", {"other": True, "register_mwh": 0, "ms": 40000}),
         ("charge", {"pilot": _C, "power_w": 7200, "ms": 400000}),

@@ -29,6 +29,7 @@ from evmeter_tools.faults.result import Result
 from evmeter_tools.faults.truth import Truth
 from evmeter_tools.faults.world import P_MAX_W, STEP_MWH, Parts, World
 
+_MOST_HELD = 200  # steps of 50 ms: an edge without a meter is not written for long
 _STEPS = 60
 _WATTS = (0, 60, 1400, 7200, P_MAX_W)
 _SETTLE_MS = 60000
@@ -164,7 +165,12 @@ class Sequence(RuleBasedStateMachine):
     @rule(quality=st.sampled_from("ISSR"), error_ms=st.sampled_from(
         (0, 0, 0, 1500, 90000, -90000, 7200000, -7200000)))
     def clock(self, quality, error_ms):
-        """The clock is set, right or wrong."""
+        """The clock is set, right or wrong; the device takes it once an edge is written, and only
+        from then on is it dated by that."""
+        for _ in range(_MOST_HELD):
+            if not self.world.device or not self.world.device.clock._holds:
+                break
+            self._go_on(50)
         self.world.set_clock(quality, error_ms)
         self._go_on(50)
 
