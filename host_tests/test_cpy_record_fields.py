@@ -36,7 +36,7 @@ def _fields(more, meter, user=None):
     """What App puts into every record with this configuration and this meter."""
     settings = config.parse(json.dumps({**_BASE, "id": _BASE["id"][:20], **more}))
     poll = SimpleNamespace(step_mwh=1000, serial_source="meter", **meter)
-    fields, step_mwh, source = App._identity(SimpleNamespace(config=settings, poll=poll))
+    fields, step_mwh, source = App.identity(SimpleNamespace(config=settings, poll=poll))
     assert (step_mwh, source) == (1000, "meter")
     return {**fields, **(user or {})}
 
@@ -159,18 +159,3 @@ def test_without_a_serial_number_no_session_begins_and_it_is_said_why():
     device.run(5000, PILOT_C, 7200)
     assert "begin" not in device.names()
     assert device.keeper.refused == "no serial number: configure meter.serial"
-
-
-def test_a_signature_that_did_not_verify_raises_an_alarm_once():
-    told = []
-    app = SimpleNamespace(signer=SimpleNamespace(failures=0), _bad_signatures=0,
-                          alarms=SimpleNamespace(happened=lambda *what: told.append(what)))
-    for failures, expected in ((0, 0), (1, 1), (1, 1), (3, 2)):
-        app.signer.failures = failures
-        App._watch_signer(app)
-        assert len(told) == expected
-    assert told[1][0] == "SIGNATURE_FAULT" and told[1][2] == "3 signature(s) did not verify"
-    app.signer = None
-    app._bad_signatures = 0
-    App._watch_signer(app)
-    assert len(told) == 2

@@ -1,39 +1,24 @@
-"""Composition root: builds the objects, starts the tasks."""
+"""The device while it runs: what the tasks share and what holds them together. What it consists
+of is made in assembly.py."""
 
 import asyncio
 import json
-import os
 
 from micropython import const
 
-from drivers.control_pilot import A_MV, ControlPilot
-from evmeter import BUILD_UNIX_S, VERSION
-from evmeter.ledger import store
-from evmeter.ledger.journal import Journal, JournalError
-from evmeter.ledger.ledger import Ledger, account, newest_unix_ms
+from evmeter import VERSION
+from evmeter.ledger.journal import JournalError
 from evmeter.ledger.ocmf import quantise
-from evmeter.metering.gate import Gate
-from evmeter.metering.intervals import LENGTH_S, LONG_S, Intervals
-from evmeter.metering.poll import MeterPoll
+from evmeter.metering.intervals import LENGTH_S, LONG_S
 from evmeter.monitoring import alarms as codes
-from evmeter.monitoring.alarms import Alarms
-from evmeter.monitoring.conditions import Conditions
-from evmeter.monitoring.status import Monitor
-from evmeter.session.keeper import SessionKeeper
 from evmeter.session.machine import CHARGING
-from evmeter.system import keys
-from evmeter.system.clock import Clock
 from evmeter.system.forget import forget
 from evmeter.system.log import log
-from evmeter.system.supervisor import Supervisor
-from evmeter.uplink.link import Link, is_address
-from evmeter.uplink.publisher import Uplink
 
 _WINDOW_MS = const(50)
 _HOUSEKEEPING_MS = const(1000)
 _SHORT_LIFE_MS = const(600000)
-_SHORT_LIVES = const(4)  # in a row: an alarm
-_SAFE_LIVES = const(10)  # and then only what meters is started at once
+SAFE_LIVES = const(10)  # so many short lives in a row: only what meters is started at once
 _SOUND_LIFE_MS = const(3600000)  # such a device is trusted again
 _SETTLED_MS = const(30000)  # alarms are written from then on, even if the boot is not settled
 _LEAST_PERCENT = const(10)  # with less of the journal free, room is for the running session
@@ -41,10 +26,10 @@ _CURSOR_EVERY = const(10)  # seconds
 _FRESH_MS = const(10000)
 _SESSION_LIVES_MS = const(180000)  # it signs up to six records between two looks at its queue
 _MOST_NOTES = const(4)  # that wait to be written
-_PILOT_KEY = "pilot_a"
-_UNSEEN_KEY = "alarms"
+PILOT_KEY = "pilot_a"
+UNSEEN_KEY = "alarms"
+LIMIT_KEY = "limit_ma"
 _PILOT_STEP_MV = const(60)
-_LIMIT_KEY = "limit_ma"
 _THIN_PERCENT = const(25)  # with less of the journal free, intervals get longer
 
 
@@ -52,154 +37,55 @@ class StartError(Exception):
     """The firmware cannot start as it is configured; the text says why, for the installer."""
 
 
-def _number(nvs, key):
-    try:
-        return nvs.get_i32(key)
-    except OSError:
-        return 0
-
-
-def _settings(board):
-    from evmeter.system import config
-
-    forget("evmeter.system", "config")  # needed at the start alone
-    try:
-        return config.parse(board.read_config())
-    except OSError as error:
-        raise StartError("the configuration cannot be read (error %s); provision the device"
-                         % error.args[0]) from None
-    except (config.ConfigError, ValueError) as error:
-        raise StartError("configuration: %s" % error) from None
-
-
 class App:
     """The device: everything from the board's hardware to the running tasks. Raises StartError."""
 
     def __init__(self, board):
         self.board = board
-        self.config = settings = _settings(board)
-        try:
-            board.open_network(settings["network"], settings["id"])
-        except ValueError as error:
-            raise StartError("configuration: %s" % error) from None
-        self.clock = Clock(BUILD_UNIX_S * 1000)
-        self.alarms = Alarms(self.clock)
-        self._unseen = _number(board.nvs, _UNSEEN_KEY)
-        self.alarms.restore(self._unseen)
-        self.boots, self._short_lives = self._count_boot()
-        self.signer = keys.load(board.nvs, os.urandom, settings["native_signing"])
-        if self.signer is None:
-            self.alarms.raise_(codes.KEY, codes.CRITICAL, "no signing key; provision the device")
-        self.journal = Journal(store(settings["journal"]["store"], board), board.nvs, account)
-        self._open_journal()
-        self._first_seq = self.journal.next_seq
-        self._set_clock(settings["clock"])
-        self._build_meter(settings["meter"])
-        self.ledger = Ledger(self.journal, self.signer, self.clock, self.poll.bus_idle,
-                             self._identity)
-        self._build_pilot(settings["pilot"])
-        self.keeper = SessionKeeper(settings, self.clock, self.poll, self.ledger, self.journal,
-                                    self.alarms, board)
-        self.pass_through = None
-        if self.signing_meter:
-            from evmeter.metering.pass_through import PassThrough
-
-            self.pass_through = PassThrough(self.signing_meter, self.ledger, self.clock,
-                                            self.alarms)
-            self.keeper.on_edge = self.pass_through.edge
-        if settings["tariff"]:
-            forget("evmeter.session", "windows")
-        self._set_base()
-        self.monitor = Monitor(settings, self.clock, board, self.poll, self.keeper, self.journal,
-                               self.signer, self.alarms, self.boots)
-        self.monitor.time = self.time
+        self.operations = self.probation = None
+        self._commands = self._updater = None
         self._bad_signatures = 0
         self._notes = []  # audit entries that wait to be written: name, ms since boot, fields
         self._traces = {}
-        self.conditions = self._build_conditions(settings["alarms"])
-        self.supervisor = Supervisor(self.clock, board.watchdog, self._task_died)
-        discovery = None
-        if settings["mqtt"]["discovery"]:
-            from evmeter.uplink.discovery import Discovery
+        from evmeter import assembly
 
-            discovery = Discovery(settings["mqtt"]["discovery"], settings["id"], self.poll)
-        link = self._build_link(settings["mqtt"], discovery.room if discovery else 0)
-        self.uplink = Uplink(settings["mqtt"], settings["id"], self.journal, self.clock,
-                             self.monitor, self.signer.key_id if self.signer else "", link)
-        self.uplink.discovery = discovery
-        self.monitor.uplink = self.uplink
-        self.keeper.on_change = self.uplink.status_changed
-        self.keeper.alive = self._session_alive
-        self.poll.alive = self._meter_alive
-        self.poll.on_event = self._on_meter_event
-        self.intervals = Intervals(self.journal.interval_mwh)
-        self.poll.on_reading = self._on_reading
-        self.alarms.on_change = self.uplink.status_changed
-        self.uplink.on_damage = self._damaged
-        self._build_orders()
-
-    def _build_orders(self):
-        """What comes back from the backend. Most of it is loaded when the first of it comes."""
-        board, uplink = self.board, self.uplink
-        self._commands = self._operations = self.trial = None
-        uplink.on_command = self._command
-        uplink.on_config = self._wish
-        uplink.on_greet = self._report_config
-        self.pilot_pwm = board.pilot_pwm
-        if self.pilot_pwm:
-            try:
-                self.pilot_pwm.offer(board.nvs.get_i32(_LIMIT_KEY))
-            except (OSError, ValueError):  # none was ordered, or more than this board can
-                self.pilot_pwm.offer(self.pilot_pwm.max_ma)
-        if _number(board.nvs, "cfg_try"):
-            from evmeter.system.trial import Trial
-
-            self.trial = Trial(board, self.config["rev"])
-        if _number(board.nvs, "key_new_seq"):
-            self._load_commands()
-        self._build_probation()
-
-    def _build_probation(self):
-        """For a firmware that is on trial; one that was given up is told."""
-        nvs, slots = self.board.nvs, self.board.rom_slots()
-        self._slots = slots
-        self._updater = self._probation = None
-        if slots and (slots.on_trial or _number(nvs, "upd_new") > _number(nvs, "upd_ctr")):
-            from evmeter.system.update import Probation, failed
-
-            if slots.on_trial:
-                self._probation = Probation(slots, nvs, self.clock, self._well,
-                                            lambda: self.uplink.online)
-            else:
-                self._note("update_failed", {"counter": failed(nvs)})
-                forget("evmeter.system", "update")
+        forget("evmeter", "assembly")
+        assembly.assemble(self)
 
     def updater(self):
         """What takes a new firmware. Raises ValueError."""
-        if self._slots is None:
+        if self.slots is None:
             raise ValueError("this firmware lies in files: there is no place beside it")
         if self._updater is None:
             from evmeter.system.update import Updater
 
-            self._updater = Updater(self._slots, self.board.name, self.config["update"]["keys"],
+            self._updater = Updater(self.slots, self.board.name, self.config["update"]["keys"],
                                     self.board.nvs, self.poll.bus_idle)
         return self._updater
 
-    def _well(self):
+    def well(self):
         """Whether this firmware does what it is for."""
         latest = self.poll.latest
         return (latest is not None and self.clock.mono_ms() - latest.mono_ms < _FRESH_MS
                 and self.keeper.filter.state is not None and not self.conditions.pilot_why
                 and self.journal.ready and self.signer is not None)
 
+    def online(self):
+        """Whether the broker takes this device."""
+        return self.uplink.online
+
+    def clock_why(self):
+        """What the time servers' state is."""
+        return self.time.status if self.time else "no time server is configured"
+
     async def _watch_probation(self):
         async with self.poll.bus_idle:
-            seen = self._probation.check()
+            seen = self.probation.check()
         if not seen:
             return
-        self._probation = None
+        self.probation = None
         forget("evmeter.system", "update")
-        self._note("update_" + seen, {"version": VERSION})
+        self.note("update_" + seen, {"version": VERSION})
         if seen == "failed":
             log.error("this firmware is not well: the one before comes back")
             while self.keeper.engaged() or not self.at_rest():
@@ -207,35 +93,35 @@ class App:
                 await asyncio.sleep_ms(_HOUSEKEEPING_MS)
             self.board.reset()
 
-    def _load_commands(self):
+    def load_commands(self):
         from evmeter.system.operations import Operations
         from evmeter.uplink.commands import Commands
 
         settings = self.config
-        self._operations = Operations(self)
+        self.operations = Operations(self)
         self._commands = Commands(settings["id"], settings["operator"], self.clock, self.board.nvs,
-                                  self.poll.bus_idle, self._operations, self.uplink.answer)
+                                  self.poll.bus_idle, self.operations, self.uplink.answer)
         self.supervisor.start("commands", self._commands.run)
 
-    def _command(self, payload, wish=False):
+    def command(self, payload, wish=False):
         if self._commands is None:
-            self._load_commands()
+            self.load_commands()
         self._commands.take(payload, wish)
 
-    def _wish(self, payload):
+    def wish(self, payload):
         """It is retained, so that it comes at each connection: what is in force already is not
         looked at again."""
         if not payload:
             return
         wish = json.loads(payload)
         if not isinstance(wish, dict) or wish.get("rev") != self.config["rev"]:
-            self._command(payload, True)
+            self.command(payload, True)
 
-    def _report_config(self):
+    def report_config(self):
         from evmeter.system import twin
 
         self.uplink.answer(b"cfg", twin.report(self), True)
-        if self._operations is None:
+        if self.operations is None:
             forget("evmeter.system", "twin")
             if self.trial is None:  # else its ConfigError has to stay everybody's
                 forget("evmeter.system", "trial")
@@ -243,7 +129,7 @@ class App:
 
     def limit(self, ma):
         """Offer the car at most `ma` from now on, over reboots too."""
-        self.board.nvs.set_i32(_LIMIT_KEY, ma)
+        self.board.nvs.set_i32(LIMIT_KEY, ma)
         self.board.nvs.commit()
         self.pilot_pwm.offer(ma)
 
@@ -253,202 +139,49 @@ class App:
 
     def restart(self):
         """Restart at once; a life that ends by an order is no short one."""
-        self.forgive(self._short_lives - 1)
+        self._count_short(self.short_lives - 1)
         self.board.reset()
 
-    def _set_clock(self, settings):
-        """Not earlier than the newest frame on flash; from the battery-backed clock if it agrees
-        with that."""
-        clock = self.clock
-        clock.limit(settings["s_max_age_s"], settings["i_max_age_s"])
-        clock.raise_floor(newest_unix_ms(self.journal), newest_unix_ms(self.journal, "S"))
-        self.battery = self.board.battery_clock if settings["battery"] else None
-        if self.battery:
-            clock.ask_battery(self.battery)
-        self.time = None
-        if settings["servers"]:
-            from evmeter.system.sntp import SntpClient
-            from evmeter.system.timekeeper import TimeKeeper
-
-            hosts = [server.partition(":")[0] for server in settings["servers"]]
-            client = SntpClient(clock, None if all(map(is_address, hosts)) else self._resolver())
-            self.time = TimeKeeper(settings, clock, client, self.battery, self.board.network.up)
-
-    def _resolver(self, nvs=None, quiet=None):
-        from evmeter.uplink.resolver import Resolver
-
-        return Resolver(self.board.network.dns_servers, nvs, quiet)
-
-    def _count_boot(self):
-        """(boot count, how many lives in a row before this one were short)."""
-        nvs = self.board.nvs
-        boots, short = _number(nvs, "boots") + 1, _number(nvs, "short")
-        nvs.set_i32("boots", boots)
-        nvs.set_i32("short", short + 1)
-        nvs.commit()
-        if self.board.reset_cause == "watchdog":
-            self.alarms.happened(codes.WATCHDOG, codes.WARNING, "reset by the watchdog")
-        if short >= _SHORT_LIVES:
-            self.alarms.happened(codes.REBOOTS, codes.CRITICAL,
-                                 "%d times in a row up for less than 10 minutes" % short)
-        self.safe = short >= _SAFE_LIVES
-        return boots, short + 1
+    def _count_short(self, short):
+        self.short_lives = short
+        self.board.nvs.set_i32("short", short)
+        self.board.nvs.commit()
 
     async def _watch_life(self):
         """The count of short lives, once this one is none."""
         lived_ms = self.clock.mono_ms()
-        short = self._short_lives
+        short = self.short_lives
         if lived_ms >= (_SOUND_LIFE_MS if self.safe else _SHORT_LIFE_MS):
             short = 0
         elif lived_ms >= _SHORT_LIFE_MS:
-            short = _SAFE_LIVES - 1  # one more, and it is safe at once
-        if short != self._short_lives:
+            short = SAFE_LIVES - 1  # one more, and it is safe at once
+        if short != self.short_lives:
             await self.forgive(short)
 
     async def _keep_alarms(self):
         """What nobody has acknowledged is shown again after a reboot."""
         unseen = self.alarms.unseen()
-        if unseen != self._unseen:
+        if unseen != self.unseen:
             async with self.ledger.quiet:
-                self._unseen = unseen
-                self.board.nvs.set_i32(_UNSEEN_KEY, unseen)
+                self.unseen = unseen
+                self.board.nvs.set_i32(UNSEEN_KEY, unseen)
                 self.board.nvs.commit()
 
     async def forgive(self, short=0):
         """So many short lives count from now on."""
-        self._short_lives = short
         async with self.ledger.quiet:
-            self.board.nvs.set_i32("short", short)
-            self.board.nvs.commit()
-
-    def _open_journal(self):
-        try:
-            self.journal.open()
-        except JournalError as error:
-            from evmeter.ledger import foreign
-
-            self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, "%s; the flash holds %s"
-                               % (error, foreign.what(self.board.journal_flash)))
-            forget("evmeter.ledger", "foreign")
-        forget("evmeter.ledger", "ring_scan")
-
-    def _build_conditions(self, settings):
-        board = self.board
-        sensor = getattr(board, "temperature_mc", None)
-        if sensor is None and self.battery:  # a DS3231 has one
-            sensor = getattr(self.battery, "temperature_mc", None)
-        conditions = Conditions(settings, self.clock, self.alarms, self.poll, self.keeper,
-                                self.journal, sensor)
-        self.monitor.temperature_mc = sensor
-        conditions.clock_why = lambda: (self.time.status if self.time
-                                        else "no time server is configured")
-        return conditions
-
-    def _build_meter(self, settings):
-        self.pulses = self.crosscheck = self.signing_meter = None
-        try:
-            if settings["profile"] == "pulse":
-                meter = self._pulse_meter(settings)
-            else:
-                meter = self._modbus_meter(settings)
-            if settings["pass_through"] and not self.signing_meter:
-                raise ValueError("pass_through is true, but a %s signs no records of its own"
-                                 % meter.model)
-        except ValueError as error:
-            raise StartError("meter: %s" % error) from None
-        self.gate = Gate(settings["p_max_w"], meter.step_mwh)
-        self.poll = MeterPoll(meter, self.gate, self.clock, settings["period_ms"])
-        if meter.confidence != "high":
-            log.warning("meter profile of %s %s is of %s confidence", meter.make, meter.model,
-                        meter.confidence)
-        if meter.note:
-            log.warning("meter: %s", meter.note)
-
-    def _modbus_meter(self, settings):
-        from drivers.modbus_meter import ModbusMeter
-        from drivers.modbus_rtu import ModbusRtu
-
-        board = self.board
-        try:
-            uart = board.open_uart(settings["baud"], 8, settings["parity"], settings["stop"])
-        except OSError as error:
-            raise StartError("the meter's port cannot be opened (error %s); check the wiring or "
-                             "the port's name" % error.args[0]) from None
-        char_bits = 9 + settings["stop"] + (settings["parity"] != "N")
-        bus = ModbusRtu(uart, settings["baud"], char_bits, board.rs485_de)
-        meter = ModbusMeter(bus, settings["profile"], settings["unit"], settings["serial"],
-                            settings["total_is_import"])
-        if settings["pass_through"] and meter.signed:
-            from drivers.signing_meter import SigningMeter
-
-            self.signing_meter = SigningMeter(bus, settings["unit"])
-        if settings["imp_per_kwh"]:
-            from evmeter.metering.crosscheck import CrossCheck
-
-            self.crosscheck = CrossCheck(board.pulse_input(), settings["imp_per_kwh"],
-                                         meter.step_mwh)
-        return meter
-
-    def _pulse_meter(self, settings):
-        from drivers.pulse_meter import PulseMeter
-
-        board = self.board
-        self.pulses = PulseMeter(board.pulse_input(), board.nvs, settings["imp_per_kwh"],
-                                 self.clock, settings["serial"], board.rtc_pulses)
-        return self.pulses
-
-    def _build_pilot(self, settings):
-        board = self.board
-        a_mv = _number(board.nvs, _PILOT_KEY) or A_MV
-        try:
-            self.pilot = ControlPilot(board.pilot_adc, settings["front_end"], board.pace_us,
-                                      board.pilot_edges, a_mv)
-        except ValueError as error:
-            raise StartError("pilot: %s" % error) from None
-        forget("drivers", "pilot_front_end")
-        self._kept_a_mv = a_mv
-
-    def _build_link(self, settings, room):
-        board = self.board
-        tls = resolve = None
-        if settings["tls"] != "off":
-            from evmeter.uplink.tls import CertificateError, Tls, der
-
-            try:
-                ca, certificate, key = [der(settings[name], name) if settings[name] else ()
-                                        for name in ("ca", "certificate", "key")]
-                tls = Tls(ca, self.clock.unix_s, certificate[0] if certificate else None,
-                          key[0] if key else None, settings["tls"] == "insecure", board.set_time)
-            except CertificateError as error:
-                raise StartError("mqtt: %s" % error) from None
-        if not is_address(settings["host"]):
-            resolve = self._resolver(board.nvs, self.ledger.quiet)
-        link = Link(resolve, tls, room=room)
-        if link.insecure:
-            self.alarms.raise_(codes.INSECURE, codes.WARNING, "the broker is not verified")
-        return link
+            self._count_short(short)
 
     async def _keep_pilot_gain(self):
         """What state A measured is known again after a reboot."""
         a_mv = self.pilot.a_mv
-        if abs(a_mv - self._kept_a_mv) >= _PILOT_STEP_MV:
-            self._kept_a_mv = a_mv
+        if abs(a_mv - self.kept_a_mv) >= _PILOT_STEP_MV:
+            self.kept_a_mv = a_mv
             async with self.ledger.quiet:
-                self.board.nvs.set_i32(_PILOT_KEY, a_mv)
+                self.board.nvs.set_i32(PILOT_KEY, a_mv)
                 self.board.nvs.commit()
 
-    def _set_base(self):
-        from evmeter.session import recovery
-
-        try:
-            base_mwh = recovery.base_mwh(self.keeper)
-            if self.pulses and base_mwh is not None:
-                self.pulses.at_least(base_mwh)
-            self.gate.base(base_mwh)
-        except JournalError as error:
-            self.alarms.raise_(codes.JOURNAL, codes.CRITICAL, str(error))
-
-    def _identity(self):
+    def identity(self):
         poll, settings = self.poll, self.config
         fields = {"GI": "evmeter", "GS": settings["id"], "GV": VERSION, "MV": poll.make,
                   "MM": poll.model, "MS": poll.serial}
@@ -474,21 +207,21 @@ class App:
             self.alarms.happened(codes.SIGNATURE, codes.WARNING,
                                  "%d signature(s) did not verify" % failures)
 
-    def _damaged(self, text):
+    def damaged(self, text):
         self.alarms.happened(codes.JOURNAL, codes.WARNING, text)
 
-    def _task_died(self, name, error, trace):
+    def task_died(self, name, error, trace):
         code = codes.JOURNAL if isinstance(error, JournalError) else codes.TASK
         self.alarms.happened(code, codes.WARNING, "%s: %s" % (name, error))
         # one that dies again and again the same way is told once
         if self._traces.get(name) != trace and len(self._notes) < _MOST_NOTES:
             self._traces[name] = trace
-            self._note("crash", {"task": name, "trace": trace})
+            self.note("crash", {"task": name, "trace": trace})
 
-    def _meter_alive(self):
+    def meter_alive(self):
         self.supervisor.check_in("meter")
 
-    def _session_alive(self):
+    def session_alive(self):
         self.supervisor.check_in("session", _SESSION_LIVES_MS)
 
     async def _watch_pilot(self):
@@ -503,7 +236,7 @@ class App:
             self.supervisor.check_in("pilot")
             await asyncio.sleep_ms(_WINDOW_MS)
 
-    def _on_reading(self, reading):
+    def reading(self, reading):
         """Each believed reading, as soon as it is there."""
         clock = self.clock
         self.keeper.reading(reading)
@@ -515,7 +248,7 @@ class App:
             if differs:
                 self.alarms.happened(codes.PULSES, codes.WARNING, differs)
 
-    def _on_meter_event(self, name, fields):
+    def meter_event(self, name, fields):
         self.intervals.rebase(self.keeper.meter_event(name, fields))
         if self.crosscheck:
             self.crosscheck.restart()
@@ -525,7 +258,7 @@ class App:
         latest = self.poll.latest
         if latest and self.pulses.gap and self.keeper.booted:
             self.alarms.happened(codes.PULSES, codes.WARNING, "pulses may have been lost")
-            self._on_meter_event("pulse_gap", {
+            self.meter_event("pulse_gap", {
                 "old_mwh": latest.import_mwh, "new_mwh": latest.import_mwh, "modulus_mwh": 0,
                 "diff_mwh": 0, "cause": self.pulses.gap})
             self.pulses.gap = ""
@@ -538,7 +271,7 @@ class App:
             await self.ledger.interval(intervals.closed)
             intervals.written()
 
-    def _note(self, name, fields):
+    def note(self, name, fields):
         self._notes.append((name, self.clock.mono_ms(), fields))
 
     async def _write_notes(self):
@@ -571,18 +304,18 @@ class App:
             await self._watch_life()
             await self._keep_alarms()
             self._watch_signer()
-            if self._operations:
-                await self._operations.follow()
+            if self.operations:
+                await self.operations.follow()
             if self.trial and await self.trial.check(self):
                 self.trial = None
-            if self._probation:
+            if self.probation:
                 await self._watch_probation()
             if self.journal.ready:
                 await self._write_interval()
                 await self._write_notes()
                 if self.clock.notes and keeper.booted:
                     await self.clock.write_notes(self.ledger, keeper.sid, self.boots,
-                                                 self._first_seq)
+                                                 self.first_seq)
                 if ((keeper.booted or self.clock.mono_ms() > _SETTLED_MS)
                         and self.journal.free_percent() >= _LEAST_PERCENT):
                     await self.alarms.write(self.ledger, keeper.sid)
@@ -606,7 +339,7 @@ class App:
             start("meter records", self.pass_through.run)
         if self.safe:
             log.error("safe: %d lives were short; the network waits for 10 minutes",
-                      self._short_lives - 1)
+                      self.short_lives - 1)
             start("network", self._link_up_late)
         else:
             self._link_up()

@@ -12,7 +12,7 @@ _FOLDER = BUILD / "measure-mpy"
 _IMAGE = BUILD / "measure.romfs"
 _SIZES = BUILD / "sizes.json"
 # their memory is given back
-_AT_START = ("main", "drivers.meter_profile", "evmeter.ledger.ring_scan")
+_AT_START = ("main", "evmeter.assembly", "drivers.meter_profile", "evmeter.ledger.ring_scan")
 _LARGEST = 5  # modules that are named
 # what a verified broker known by its name, and time servers, need besides
 _ONLINE = ("evmeter.uplink.tls", "evmeter.uplink.resolver", "evmeter.system.sntp",

@@ -10,10 +10,7 @@ rom.mount(sys.argv[1])
 gc.threshold(2048)
 gc.collect()
 before = gc.mem_alloc()
-names = ["board", "host_flash"]
-names.extend(rom.LOADED)
-for name in names:
-    __import__(name)
+rom.load("board", "host_flash")
 gc.collect()
 imported = gc.mem_alloc() - before
 flash = sys.modules["host_flash"].FlashFile(sys.argv[2] + "/flash.new", 8)

@@ -18,17 +18,14 @@ class _Chip:
 
 
 rom.mount(sys.argv[2])
-names = list(rom.LOADED)
-names.extend(sys.argv[3:])
+names = sys.argv[3:]
 if sys.argv[1] == "1":
     for module in ("esp32", "machine", "network"):
         sys.modules[module] = _Chip()
     names += ["board", "drivers.wifi"]
 gc.collect()
 before = gc.mem_alloc()
-for name in names:
-    __import__(name)
-
+rom.load(*names)
 gc.collect()
 after = gc.mem_alloc()
 print(json.dumps({"bytes": after - before, "modules": sorted(sys.modules)}))

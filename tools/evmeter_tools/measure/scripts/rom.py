@@ -5,8 +5,8 @@ import sys
 
 _FOLDER = 0x4000
 # what a device has loaded once it runs, by what is imported at the start or by configuration
-LOADED = ("evmeter.app", "evmeter.session.recovery", "evmeter.ledger.ring", "drivers.modbus_meter",
-          "drivers.modbus_rtu")
+_LOADED = ("evmeter.assembly", "evmeter.session.recovery", "evmeter.ledger.ring",
+           "drivers.modbus_meter", "drivers.modbus_rtu")
 
 
 def mount(path):
@@ -23,3 +23,12 @@ def mount(path):
         vfs.mount(vfs.VfsRom(uctypes.bytearray_at(address, size)), "/rom")
         path = "/rom"
     sys.path.insert(0, path)
+
+
+def load(*names):
+    """Import what a device has loaded once it runs, and the modules `names`."""
+    for name in _LOADED + names:
+        __import__(name)
+    from evmeter.system.forget import forget
+
+    forget("evmeter", "assembly")
