@@ -128,3 +128,36 @@ def test_a_task_that_dies_for_good_starves_the_watchdog():
 
     bench.run(120, meter=dies)
     assert bench.dog.fed_ms[-1] <= 20000
+
+
+def test_a_task_comes_back_where_there_is_no_memory_to_tell_of_its_death():
+    bench = _Bench()
+    starts = []
+
+    def no_room(*report):
+        raise MemoryError
+
+    async def dies():
+        starts.append(1)
+        raise MemoryError
+
+    bench.supervisor._report = no_room
+    bench.run(30, meter=dies)
+    assert len(starts) >= 5
+    assert bench.supervisor.untold == bench.supervisor.restarts == len(starts)
+    assert bench.dog.longest_ms() <= 1000
+
+
+def test_a_watchdog_that_once_could_not_be_fed_is_fed_again():
+    bench = _Bench()
+    feed, fails = bench.dog.feed, [3]
+
+    def starve():
+        if fails[0]:
+            fails[0] -= 1
+            raise MemoryError
+        feed()
+
+    bench.dog.feed = starve
+    bench.run(10)
+    assert bench.supervisor.untold == 3 and len(bench.dog.fed_ms) > 10

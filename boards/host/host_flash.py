@@ -16,6 +16,7 @@ except ImportError:
 BLOCK_BYTES = const(4096)
 _PAGE = const(32)  # read and program size of littlefs in MicroPython
 _LOOKAHEAD = const(32)
+_PIECE = const(128)
 _BLANK = b"\xff" * BLOCK_BYTES
 
 
@@ -55,9 +56,13 @@ class FlashFile:
         at = block * BLOCK_BYTES + offset
         self._file.seek(at)
         self._file.readinto(work)
-        held = int.from_bytes(work, "big") & int.from_bytes(buffer, "big")
+        view = memoryview(buffer)
+        for begin in range(0, length, _PIECE):  # a chip takes no heap for this
+            piece, wanted = work[begin : begin + _PIECE], view[begin : begin + _PIECE]
+            held = int.from_bytes(piece, "big") & int.from_bytes(wanted, "big")
+            piece[:] = held.to_bytes(len(piece), "big")
         self._file.seek(at)
-        self._file.write(held.to_bytes(length, "big"))
+        self._file.write(work)
         self.programs += 1
 
     def erase(self, block):

@@ -118,14 +118,11 @@ class App:
             self.command(payload, True)
 
     def report_config(self):
-        from evmeter.system import twin
+        from evmeter.system import report
 
-        self.uplink.answer(b"cfg", twin.report(self), True)
         if self.operations is None:
-            forget("evmeter.system", "twin")
-            if self.trial is None:  # else its ConfigError has to stay everybody's
-                forget("evmeter.system", "trial")
-                forget("evmeter.system", "config")
+            forget("evmeter.system", "report")
+        self.uplink.answer(b"cfg", report.report(self), True)
 
     def limit(self, ma):
         """Offer the car at most `ma` from now on, over reboots too."""
@@ -308,6 +305,9 @@ class App:
                 await self.operations.follow()
             if self.trial and await self.trial.check(self):
                 self.trial = None
+                if self.operations is None:
+                    forget("evmeter.system", "trial")
+                    forget("evmeter.system", "config")
             if self.probation:
                 await self._watch_probation()
             if self.journal.ready:

@@ -6,7 +6,7 @@ from changes import changed
 
 from evmeter.ledger.signer import SignerError
 from evmeter.session import orders
-from evmeter.system import config, twin
+from evmeter.system import config, report, twin
 from evmeter.system.twin import merged
 from evmeter.uplink import commands
 from evmeter.uplink.commands import check
@@ -31,7 +31,7 @@ _GIVEN = {
     "mqtt": {"host": "broker.example", "password": _SECRETS[0], "key": _SECRETS[1], "ca": "MIIB"},
     "network": {"password": _SECRETS[2]}}
 SETTINGS = config.parse(json.dumps(_GIVEN))
-_SHOWN = json.loads(json.dumps(twin.shown(SETTINGS)[0]))
+_SHOWN = json.loads(json.dumps(report.shown(SETTINGS)[0]))
 
 
 def _loaded(data):
@@ -175,7 +175,7 @@ def wish(data):
                 assert new[section][name] == told.get(name, SETTINGS[section][name]), name
     found = twin.changes(SETTINGS, new)
     assert json.loads(json.dumps(new)) == json.loads(json.dumps(config.parse(json.dumps(new))))
-    shown, kept = twin.shown(new)
+    shown, kept = report.shown(new)
     hidden = [value for value in (new["mqtt"]["password"], new["mqtt"]["key"],
                                   new["network"]["password"]) if value and len(value) > 8]
     told = json.dumps([shown, kept])

@@ -25,7 +25,7 @@ import os
 from micropython import const
 
 from evmeter import VERSION
-from evmeter.system import trial, twin
+from evmeter.system import report, trial, twin
 from evmeter.system.log import log
 
 _MOST_FRAMES = const(1000)
@@ -207,7 +207,7 @@ class Operations:
         active = app.config["rev"]
         if rev <= active:
             raise ValueError("rev is %d; allowed: more than %d" % (rev, active))
-        bad = trial.refused(app.board.nvs)
+        bad = report.refused(app.board.nvs)
         if bad and rev == bad[0]:
             raise ValueError(bad[1])
         self._wish_waits = True
@@ -234,7 +234,7 @@ class Operations:
 
     def report(self, rev=0, why=""):
         """Send the configuration as it is in force; `why` the wish `rev` was refused."""
-        self._app.uplink.answer(b"cfg", twin.report(self._app, rev, why), True)
+        self._app.uplink.answer(b"cfg", report.report(self._app, rev, why), True)
 
     async def follow(self):
         """Once a second: what waits for the right moment. Raises JournalError, SignerError."""

@@ -18,12 +18,9 @@ _TRACE_CHARS = const(600)
 
 def _trace(error):
     """Where it came from: the end of the traceback, innermost call last."""
-    try:
-        text = io.StringIO()
-        sys.print_exception(error, text)
-        return text.getvalue().strip()[-_TRACE_CHARS:]
-    except MemoryError:
-        return repr(error)
+    text = io.StringIO()
+    sys.print_exception(error, text)
+    return text.getvalue().strip()[-_TRACE_CHARS:]
 
 
 class Supervisor:
@@ -37,6 +34,7 @@ class Supervisor:
         self._due_ms = {}
         self._tasks = []  # held here: an asyncio task without a reference may be collected
         self.restarts = 0
+        self.untold = 0  # deaths that there was no memory to tell of
 
     def check_in(self, name, within_ms=_CHECK_IN_MS):
         """Task `name` is alive now, and will say so again `within_ms`. The first call makes the
@@ -55,14 +53,20 @@ class Supervisor:
                 await function()
                 return
             except Exception as error:
-                trace = _trace(error)
-                log.error("task %s died: %s", name, trace)
                 self.restarts += 1
-                self._report(name, error, trace)
+                self._tell(name, error)
             if self._clock.mono_ms() - started_ms > _LONGEST_PAUSE_MS:
                 pause_ms = _FIRST_PAUSE_MS
             await self._sleep_ms(pause_ms)
             pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
+
+    def _tell(self, name, error):
+        try:
+            trace = _trace(error)
+            log.error("task %s died: %s", name, trace)
+            self._report(name, error, trace)
+        except MemoryError:  # there is no room for words, and the task has to come back
+            self.untold += 1
 
     def late(self):
         """Names of the tasks whose time to check in is over."""
@@ -72,6 +76,9 @@ class Supervisor:
     async def run(self):
         """Feed the watchdog for as long as nobody is late."""
         while True:
-            if self._watchdog and not self.late():
-                self._watchdog.feed()
+            try:
+                if self._watchdog and not self.late():
+                    self._watchdog.feed()
+            except MemoryError:
+                self.untold += 1
             await self._sleep_ms(_FEED_MS)

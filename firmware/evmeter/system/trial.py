@@ -10,10 +10,10 @@ from micropython import const
 
 from evmeter.system.config import ConfigError, load
 from evmeter.system.log import log
+from evmeter.system.report import BAD, refused
 
 MARK = "cfg_try"  # revision on trial
 _STARTS = "cfg_starts"
-_BAD = "cfg_bad"  # the newest revision that was put back, and why
 _MOST_STARTS = const(3)
 _LONGEST_MS = const(600000)
 _WHY_BYTES = const(120)
@@ -25,17 +25,6 @@ def stored(nvs, key):
         return nvs.get_i32(key)
     except OSError:  # it is not there
         return 0
-
-
-def refused(nvs):
-    """(revision, why) of the newest configuration that was put back, or None."""
-    buffer = bytearray(_WHY_BYTES)
-    try:
-        length = nvs.get_blob(_BAD, buffer)
-    except OSError:  # there was none
-        return None
-    rev, _, why = bytes(buffer[:length]).decode().partition(" ")
-    return int(rev), why
 
 
 def mark(nvs, rev):
@@ -59,7 +48,7 @@ def go_back(board, why):
     bad = refused(nvs)
     if not bad or bad[0] != rev:
         why = bytes([one if 32 <= one < 127 else 63 for one in why.encode()]).decode()
-        nvs.set_blob(_BAD, ("%d %s" % (rev, why))[:_WHY_BYTES].encode())
+        nvs.set_blob(BAD, ("%d %s" % (rev, why))[:_WHY_BYTES].encode())
         nvs.commit()
     try:
         board.restore_config()

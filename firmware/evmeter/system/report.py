@@ -1,0 +1,90 @@
+"""The configuration as it is reported (cfg): without what is secret, and without what is too long.
+
+Loaded for each connection to the broker, when memory is scarcest: it needs nothing of config.py.
+"""
+
+import hashlib
+import json
+from binascii import hexlify
+
+from micropython import const
+
+SECRET = ("mqtt.password", "mqtt.key", "network.password")
+_LONG = ("mqtt.ca", "mqtt.certificate")
+# hidden, in this order, where need be
+_LARGE = ("tariff", "meter.profile", "operator.keys", "update.keys")
+_FIELD = "tariff"  # may be a dict, and is no section
+_MOST_SHOWN = const(1900)  # bytes of a message's 2,560
+_MOST_WHY = const(120)
+_WHY_BYTES = const(120)
+BAD = "cfg_bad"  # the newest revision that was put back, and why
+
+
+def fields(settings):
+    """Yield (path, section, name, value) of every field."""
+    for section, part in settings.items():
+        if isinstance(part, dict) and section != _FIELD:
+            for name, value in part.items():
+                yield section + "." + name, section, name, value
+        else:
+            yield section, "", section, part
+
+
+def _digest(value):
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "sha256:" + hexlify(hashlib.sha256(text.encode()).digest()[:8]).decode()
+
+
+def show(path, value):
+    """What stands for a value that is not shown."""
+    return "set" if path in SECRET else _digest(value)
+
+
+def _size(settings, hidden):
+    """Bytes that the fields take which are not hidden."""
+    size = sum([len(name) + 6 for name in settings])
+    for path, _, name, value in fields(settings):
+        if path not in hidden:
+            size += len(name) + len(json.dumps(value)) + 6
+    return size
+
+
+def shown(settings):
+    """(the configuration without what is hidden, {path of a hidden field that is set: "set" or
+    the beginning of its SHA-256})."""
+    hidden = SECRET + _LONG
+    for path in _LARGE:
+        if _size(settings, hidden) <= _MOST_SHOWN:
+            break
+        hidden += (path,)
+    result, kept = {}, {}
+    for path, section, name, value in fields(settings):
+        if path in hidden and (path not in _LARGE or isinstance(value, (dict, list))):
+            if value is not None:
+                kept[path] = show(path, value)
+        elif path != "rev":
+            (result.setdefault(section, {}) if section else result)[name] = value
+    return result, kept
+
+
+def refused(nvs):
+    """(revision, why) of the newest configuration that was put back, or None."""
+    buffer = bytearray(_WHY_BYTES)
+    try:
+        length = nvs.get_blob(BAD, buffer)
+    except OSError:  # there was none
+        return None
+    rev, _, why = bytes(buffer[:length]).decode().partition(" ")
+    return int(rev), why
+
+
+def report(app, wished=0, why=""):
+    """The text of `cfg`. `wished`: the revision of a wish that was refused, and why."""
+    settings = app.config
+    bad = refused(app.board.nvs)
+    if bad and not why:
+        wished, why = bad
+    unix_ms, quality = app.clock.now()
+    result, kept = shown(settings)
+    return json.dumps({"v": 1, "ts": unix_ms // 1000, "tq": quality, "rev": settings["rev"],
+                       "cfg": result, "kept": kept, "wish": wished, "err": why[:_MOST_WHY]})
