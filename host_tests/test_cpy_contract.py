@@ -120,7 +120,7 @@ def test_what_is_not_of_the_contract_is_noticed(contract, topic, change):
 
 
 def test_each_entry_that_the_firmware_names_is_in_the_contract(contract):
-    form = re.compile(r"(?:ledger\.(?:log|event)|(?:self|keeper)\.(?:event|_note))"
+    form = re.compile(r"(?:ledger\.(?:log|event)|(?:self|keeper|app)\.(?:event|note|_note))"
                       r"\(\s*\"(\w+)\"[,)]")
     named = {name for path in FIRMWARE.rglob("*.py") for name in form.findall(path.read_text())}
     assert {"boot", "alarm", "crash", "resume"} <= named

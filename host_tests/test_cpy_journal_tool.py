@@ -200,7 +200,7 @@ def test_a_forged_frame_with_a_right_checksum_breaks_the_chain(tmp_path):
     def richer(frame):
         frame[-1:] = b" " if frame[-1:] != b" " else b"}"
         frame[-2:] = b" }"
-        at = frame.find(b'"tq": "I"')
+        at = frame.index(b'"tq": "I"')
         frame[at : at + 9] = b'"tq": "S"'
 
     _forge(device, 21, richer)
@@ -472,8 +472,8 @@ def test_signatures_of_records_and_audit_entries_are_checked_with_a_key(tmp_path
     code, out, _ = _run("export", path, "--key", key)
     assert code == 0
     assert CliRunner().invoke(app, ["verify", "-", "--whole"], input=out).exit_code == 0
-    for old, new, said in ((b'"to_mwh": 2', b'"to_mwh": 3', "audit entry: signature"),
-                           (b', "sg": "', b', "sx": "', "audit entry is not signed"),
+    for old, new, said in ((b'"to_mwh":2', b'"to_mwh":3', "audit entry: signature"),
+                           (b',"sg":"', b',"sx":"', "audit entry is not signed"),
                            (b'"RV\\":12.340', b'"RV\\":12.350', "changed, or another key")):
         assert old in device.flash.image, old
         entries = scan(images.open_image(path)).entries

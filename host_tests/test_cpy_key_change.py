@@ -112,21 +112,21 @@ def test_without_a_key_there_is_none_to_change(device):
 def _signed(device, text):
     """`text` (without its closing brace) signed anew by the old key alone."""
     der = asyncio.run(device.old.sign(hashlib.sha256(text).digest()))
-    return text + b', "sg": "' + der.hex().encode() + b'"}'
+    return text + b',"sg":"' + der.hex().encode() + b'"}'
 
 
 def test_a_change_that_the_new_key_did_not_sign_is_refused(device):
     _propose(device)
     (payload,) = device.journal.payloads
-    text = payload[:payload.index(b', "sg"')]
+    text = payload[:payload.index(b',"sg"')]
     other = SoftwareSigner(bytes(31) + b"\7", os.urandom)
     new = json.loads(payload)["new_spki"]
     cases = (
-        (_signed(device, text[:text.index(b', "sn"')]), "not signed by the new key"),
+        (_signed(device, text[:text.index(b',"sn"')]), "not signed by the new key"),
         (_signed(device, text.replace(new.encode(), other.spki_hex().encode())), "new_k"),
-        (_signed(device, text.replace(b'"ts": 1800000000', b'"ts": 1800000001')),
+        (_signed(device, text.replace(b'"ts":1800000000', b'"ts":1800000001')),
          "does not belong"),
-        (payload.replace(b'"ts": 1800000000', b'"ts": 1800000001'), "does not belong"),
+        (payload.replace(b'"ts":1800000000', b'"ts":1800000001'), "does not belong"),
         (_signed(device, text.replace(new.encode(), b"30")), "not a public key"),
     )
     for wrong, why in cases:

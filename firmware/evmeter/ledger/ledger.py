@@ -95,7 +95,7 @@ class Ledger:
         fields["k"] = self._signer.key_id if self._signer else ""
         fields["seq"] = self._journal.next_seq
         fields["sid"] = sid
-        return json.dumps(fields).encode()
+        return json.dumps(fields, separators=(",", ":")).encode()
 
     async def _append(self, kind, payload, **head):
         async with self.quiet:
@@ -129,7 +129,7 @@ class Ledger:
                 for field, signer in ((b"sn", new_signer), (b"sg", self._signer)):
                     if signer:
                         der = await signer.sign(hashlib.sha256(payload).digest())
-                        payload += b', "' + field + b'": "' + binascii.hexlify(der) + b'"'
+                        payload += b',"' + field + b'":"' + binascii.hexlify(der) + b'"'
                 payload += b"}"
             return await self._append(kind, payload, **head)
 

@@ -1,9 +1,10 @@
 """The store behind the journal on bare flash: a ring of 4 KiB sectors without a file system.
 
-The first sixteenth of the partition (at least four sectors) holds the small files, the rest the
-frames as the journal gives them, each filled up to 16 bytes with zeros; each part goes round by
-itself, so that its sectors wear alike. An append is one program and no erase, but where it begins
-a sector. What a power cut tears is told by its CRC; nothing is written behind it in that sector.
+The first sectors of the partition (a sixteenth, at least 4; above 1 MiB 16, from 2 MiB on a
+thirty-second) hold the small files, the rest the frames as the journal gives them, each filled up
+to 16 bytes with zeros; each part goes round by itself, so that its sectors wear alike. An append
+is one program and no erase, but where it begins a sector. What a power cut tears is told by its
+CRC; nothing is written behind it in that sector.
 """
 
 from array import array

@@ -11,6 +11,7 @@ from evmeter.ledger.sectors import HEAD, HEADER, ROOM, SECTOR, UNIT, Sectors, pa
 from evmeter.ledger.small_files import ENTRY_BYTES, TAG, SmallFiles
 
 _LEAST_SMALL = const(4)  # sectors of small files
+_WORN_ALIKE = const(16)  # as many as 1 MiB has: more serve only where there is much room
 _LEAST = const(8)
 _LITTLEFS = b"littlefs"
 _BLANK = b"\xff" * UNIT
@@ -76,7 +77,7 @@ class Look(Sectors):
 
 def _small_sectors(count):
     """How many of `count` sectors the small files have."""
-    return max(_LEAST_SMALL, count // 16)
+    return max(_LEAST_SMALL, min(_WORN_ALIKE, count // 16), count // 32)
 
 
 def lay(flash):

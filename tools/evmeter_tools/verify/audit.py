@@ -15,13 +15,13 @@ from evmeter_tools.verify.parse import (
     key_change,
     key_id,
     parse_key,
+    signed_part,
     split,
     strict_json,
 )
 from evmeter_tools.verify.readings import parse_time, register_mwh
 
 METER_RECORD = "meter_record"
-_SIGNED_UNTIL = ', "sg": "'
 _MOST_CHARACTERS = 8192
 _TOTAL = "1-0:1.8.0*255"
 
@@ -168,15 +168,14 @@ def check_entry(text, key):
         entry.message = strict_json(text, "audit entry")
         if entry.seq is None:
             entry.reasons.append("seq is no whole number")
-        signed, found, rest = text.rpartition(_SIGNED_UNTIL)
+        data, rest = signed_part(text.encode("utf-8", "surrogateescape"), "sg")
         if key is None:
             entry.reasons.append("signature: by key %s, which was not given" % entry.key_id)
             return entry
-        if not found or not rest.endswith('"}'):
+        if not rest.endswith(b'"}'):
             raise RecordError("the audit entry is not signed")
         entry.signature = False
-        data = signed.encode("utf-8", "surrogateescape")
-        check_signature(data, {"SD": rest[:-2]}, key)
+        check_signature(data, {"SD": rest[:-2].decode("ascii", "replace")}, key)
         entry.signature = True
         if key_id(key) != entry.message.get("k"):
             entry.reasons.append("k is not the name of the key that signed it")

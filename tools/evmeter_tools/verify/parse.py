@@ -73,14 +73,21 @@ def key_id(der):
     return digest.finalize()[:4].hex()
 
 
+def signed_part(text, name):
+    """(the bytes that the signature `name` is over, what follows its opening quote) of an entry
+    that ends in one or two signatures; the latter is empty where there is no such signature."""
+    begins = list(re.finditer(rb', ?"%s": ?"' % name.encode(), text))
+    return (text[: begins[-1].start()], text[begins[-1].end() :]) if begins else (text, b"")
+
+
 def key_change(message, text):
     """The new key (hex, SubjectPublicKeyInfo) that the audit entry "key_change" announces; `text`
     is what its old key has signed. Raises RecordError where the new key has not signed it too,
     `KeyFormatError`.
     """
     new = message.get("new_spki")
-    signed, found, rest = text.rpartition(b', "sn": "')
-    if not isinstance(new, str) or not found or not rest.endswith(b'"'):
+    signed, rest = signed_part(text, "sn")
+    if not isinstance(new, str) or not rest.endswith(b'"'):
         raise RecordError("key change: not signed by the new key")
     der = parse_key(new)
     if key_id(der) != message.get("new_k"):
