@@ -3,6 +3,7 @@ import json
 
 from evmeter.uplink.commands import LONGEST
 from fakes.command_desk import NOW_S, Desk, command
+from support import raises
 
 
 def test_a_command_is_done_and_answered():
@@ -19,6 +20,24 @@ def test_a_command_is_done_and_answered():
     for changes, name in (({"v": 2}, "c-1"), ({"id": "x" * 99}, "x" * 36), ({"id": 7}, "")):
         (answer,) = desk.send(dict(command(), **changes))
         assert (answer["ok"], answer["id"]) == (False, name)
+
+
+def test_whoever_asked_is_told_of_a_defect_too_before_the_task_dies_of_it():
+    for error in (KeyError("end_ms"), TypeError("x" * 999), AttributeError()):
+        desk = Desk()
+        desk.operations.error = error
+        raises(type(error), desk.send, command("resend"))
+        (answer,) = desk.answers
+        assert (answer["id"], answer["op"], answer["ok"]) == ("c-1", "resend", False)
+        assert answer["err"].startswith("it failed here: " + type(error).__name__), answer
+        assert len(answer["err"]) < 330
+        desk.operations.error = None
+        assert "repeated" in desk.refused(command("resend"))
+        assert desk.send(command("resend", "c-2"))[0]["ok"]
+        desk.operations.error = error
+        wish = {"v": 1, "rev": 3, "cfg": {}}
+        raises(type(error), lambda desk=desk, wish=wish: desk.send(wish, wish=True))
+        assert desk.operations.reports == [(3, "it failed here: " + repr(error)[:300])]
 
 
 def test_what_is_malformed_is_refused_by_name():

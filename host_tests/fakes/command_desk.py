@@ -84,6 +84,8 @@ class _Operations:
             raise commands.CommandError(self.refuse)
 
     async def wish(self, rev, wished, by):
+        if self.error:
+            raise self.error
         self.done.append((rev, wished, by))
 
     def report(self, rev=0, why=""):
@@ -103,7 +105,7 @@ class Desk:
         self.nvs = nvs or MemoryNvs()
         self.operations = _Operations()
         self.done = self.operations.done
-        self._answers = []
+        self.answers = []
         keys = [operator.spki] if operator else []
         self.commands = Commands(DEVICE, dict({"keys": keys, "all_signed": False}, **settings),
                                  self.clock, self.nvs, Idle(), self.operations, self._answer)
@@ -111,7 +113,7 @@ class Desk:
 
     def _answer(self, topic, text):
         assert topic == b"cmd/res"
-        self._answers.append(json.loads(text))
+        self.answers.append(json.loads(text))
 
     async def sleep_ms(self, ms):
         self.clock.advance(ms)
@@ -135,7 +137,7 @@ class Desk:
     def send(self, *messages, wish=False):
         """Texts, bytes or dicts; returns the answers to them."""
         kept, commands.asyncio = commands.asyncio, self
-        del self._answers[:]
+        del self.answers[:]
         try:
             asyncio.run(self._send([
                 json.dumps(one).encode() if isinstance(one, dict) else one for one in messages],
@@ -143,7 +145,7 @@ class Desk:
         finally:
             commands.asyncio = kept
             self.clock._unix_ms = NOW_S * 1000 - self.clock.mono_ms()
-        return list(self._answers)
+        return list(self.answers)
 
     def refused(self, message, wish=False):
         """Why a message is refused; nothing is done."""

@@ -201,16 +201,22 @@ class Commands:
             why = str(error)[:_WHY_CHARS] or "refused"
             self.refused += 1
             log.warning("command refused: %s", why)
-        if not wish:
-            self._tell(command, result, why)
-        elif not self._operations.restart_due:
-            rev = command.get("rev")
-            self._operations.report(rev if type(rev) is int else 0, why)
+        except Exception as error:  # a defect here: whoever asked is told all the same
+            self._reply(command, wish, None, "it failed here: %s" % repr(error)[:_WHY_CHARS])
+            raise
+        self._reply(command, wish, result, why)
         if self._operations.restart_due:
             try:
                 await self._operations.restart()
             except (OSError, JournalError, SignerError) as error:
                 log.error("no restart: %s", error)
+
+    def _reply(self, command, wish, result, why):
+        if not wish:
+            self._tell(command, result, why)
+        elif not self._operations.restart_due:
+            rev = command.get("rev")
+            self._operations.report(rev if type(rev) is int else 0, why)
 
     def _tell(self, command, result, why):
         unix_ms, quality = self._clock.now()

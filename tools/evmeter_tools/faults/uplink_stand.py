@@ -62,7 +62,8 @@ class Stand:
     def start_collector(self):
         """Start the collector and wait until it is on-line."""
         command = [sys.executable, "-m", "evmeter_tools.cli", "backend", "run",
-                   "--db", str(self.database), "--broker", "127.0.0.1:%d" % self.broker.port]
+                   "--db", str(self.database), "--broker", "127.0.0.1:%d" % self.broker.port,
+                   "--web-port", "0"]
         with (self.folder / "backend.log").open("ab") as log:
             self._collector = subprocess.Popen(
                 command, env=dict(os.environ, PYTHONPATH=str(ROOT / "tools"),
