@@ -106,6 +106,34 @@ def test_an_old_acknowledgement_takes_nothing_back():
     assert [number for number, _, _ in bench.durable()] == [1, 2, 3, 6]
 
 
+def test_frames_that_an_earlier_key_signed_are_acknowledged_under_it():
+    bench = UplinkBench(0)
+    for number in range(1, 7):  # the cursor that had gone past them was lost
+        bench.journal.append(1, b'frame %d {"seq": %d, "k": "%s", "sid": ""}' % (
+            number, number, b"a1b2c3d4" if number > 4 else b"00000bad"))
+    refused = []
+
+    def ack(*args, key):
+        bench.broker.ack(*args, key=key)
+
+    def note():
+        refused.append((bench.journal.cursor, bench.uplink.acks_refused))
+
+    bench.play(
+        lambda: ack(1, key="00000bad"), note,  # nothing is on its way yet
+        lambda: bench.broker.host(True),
+        lambda: ack(2, key="11111111"), note,
+        lambda: ack(2, key=None), note,
+        lambda: ack(2, key='00000bad", "sid'), note,
+        lambda: ack(2, key="00000bad"), note,
+        lambda: ack(9, key="00000bad"), note,
+        lambda: ack(4, key="00000bad"), note,
+        lambda: ack(5, key="00000bad"), note,
+        lambda: ack(6, key="a1b2c3d4"), note)
+    assert refused == [(0, 1), (0, 2), (0, 3), (0, 4), (2, 4), (2, 5), (4, 5), (4, 6), (6, 6)]
+    assert not bench.uplink._sent
+
+
 def test_bad_frames_count_as_confirmed():
     bench = UplinkBench(3)
     bench.play(lambda: bench.broker.host(True), lambda: bench.broker.ack(1, sel=(3,), bad=(2,)),

@@ -31,6 +31,9 @@ class MemoryJournal:
         buffer[: len(payload)] = payload
         return kind, len(payload)
 
+    def view(self, seq):
+        return self.frames[seq - self.first - 1]
+
     def confirm(self, cum, sel=(), bad=()):
         self.confirmed.append((cum, tuple(sel)))
         self.cursor = max(self.cursor, cum)

@@ -110,6 +110,6 @@ class UplinkBench:
 
     def durable(self):
         """(frame number, dup, pid) of the durable frames in the order in which they came."""
-        return [(int(payload[6:]), dup, pid)
+        return [(int(payload.split()[1]), dup, pid)
                 for topic, payload, _, _, dup, pid in self.broker.published
                 if payload.startswith(b"frame")]

@@ -42,14 +42,16 @@ def packet_id(seq):
     return seq % 32767 + 1
 
 
-def parse_ack(payload, key_id, highest):
-    """The backend's acknowledgement as (cum, sel, bad numbers).
+def parse_ack(payload, key_id, highest, made_with=None):
+    """The backend's acknowledgement as (cum, sel, bad numbers). `made_with(key id)`: whether what
+    waits for one was made with another key, one before `key_id`.
 
     Raises ValueError where it is malformed, for another key, or names a number that was never
     published.
     """
     ack = json.loads(payload)
-    if not isinstance(ack, dict) or ack.get("k") != key_id:
+    if not isinstance(ack, dict) or (
+            ack.get("k") != key_id and not (made_with and made_with(ack.get("k")))):
         raise ValueError("not an acknowledgement for this key")
     sel = ack.get("sel", [])
     bad = ack.get("bad", [])
@@ -318,11 +320,19 @@ class Uplink:
             return
         self._session.publish(self._topics[kind], area[:length], 1, False, packet_id(seq), dup)
 
+    def _made_with(self, key_id):
+        """Whether the oldest frame that is on its way has this key: after a change of the key
+        those before it are sent again where the cursor was lost."""
+        return (bool(self._sent) and isinstance(key_id, str) and len(key_id) == 8
+                and ('"k": "%s"' % key_id).encode()
+                in bytes(self._journal.view(self._sent[0][0])[1]))
+
     def _message(self, topic, payload):
         """What the backend says."""
         try:
             if topic == self._root + b"ack":
-                cum, sel, bad = parse_ack(payload, self._key_id, self._published)
+                cum, sel, bad = parse_ack(payload, self._key_id, self._published,
+                                          self._made_with)
                 done = sel + bad
                 self._journal.confirm(cum, done, bad)
                 cursor = self._journal.cursor
