@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
+import paho.mqtt.client as paho
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from evmeter_tools.backend import messages
+from evmeter_tools.backend import messages, mqtt
 from evmeter_tools.backend.broker import Broker, find_mosquitto
 from evmeter_tools.backend.collector import Collector
 from evmeter_tools.backend.leader import Leader
@@ -245,11 +249,130 @@ def test_nothing_is_confirmed_before_the_commit(broker, store):
         run.stop()
 
 
+class _DeafStore(_FailingStore):
+    """One that commits, and cannot be asked afterwards until told otherwise."""
+
+    def add(self, entries):
+        return self._store.add(entries)
+
+    def contiguous(self, *args):
+        if self.fails:
+            raise OperationalError("gone away", None, Exception("gone away"))
+        return self._store.contiguous(*args)
+
+
+def test_a_database_that_goes_away_after_the_commit_ends_nothing(broker, store):
+    deaf = _DeafStore(store)
+    run = _Running(broker, deaf, "deaf")
+    try:
+        device = run.device
+        device.send("evt", device.event(1))
+        assert device.quiet(1.5) == 0
+        assert len(store.rows("deaf")) == 1
+        deaf.fails = False
+        assert device.wait_for(lambda: device.cum() == 1)
+        assert len(store.rows("deaf")) == 1 and not store.quarantined()
+    finally:
+        run.stop()
+
+
+def test_a_message_that_breaks_the_reader_is_refused_alone(run, monkeypatch):
+    device, read = run.device, messages.read
+
+    def breaks(*args):
+        entry = read(*args)
+        if entry.seq == 2:
+            raise KeyError("a defect")
+        return entry
+
+    monkeypatch.setattr(messages, "read", breaks)
+    for seq in (1, 2, 3):
+        device.send("evt", device.event(seq))
+    assert device.wait_for(lambda: device.acks and device.acks[-1]["sel"] == [3])
+    assert device.cum() == 1
+    assert [why for _, why in run.collector.refused] == ["KeyError"]
+
+
+def test_what_an_earlier_connection_brought_is_not_acknowledged_to_the_broker(store):
+    collector = Collector(store, Address("127.0.0.1", 1), "numbers")
+    device = FakeDevice("numbers")
+    store.enrol("numbers", device.key_id, device.spki)
+    told = []
+    collector._client = SimpleNamespace(ack=lambda mid, qos: told.append(mid),
+                                        publish=lambda topic, text, qos: told.append(topic))
+    collector._connections = 2
+    collector._take([(connection, SimpleNamespace(
+        topic="evmeter/v1/numbers/evt", payload=device.event(mid), mid=mid, qos=1))
+        for connection, mid in ((1, 1), (2, 2))])
+    assert told == [2, "evmeter/v1/numbers/ack"]
+    assert [row.seq for row in store.rows("numbers")] == [1, 2]
+
+
+class _Contended(deque):
+    """What another thread adds to while it is walked through, once."""
+
+    races = 1
+
+    def __iter__(self):
+        for one in super().__iter__():
+            if self.races:
+                self.races -= 1
+                self.append(one)
+            yield one
+
+
+def test_the_connection_outlives_what_goes_wrong_in_its_thread(tmp_path):
+    broker = Broker(tmp_path / "broker", kind="mosquitto").start()
+    client = mqtt.client(Address(broker.host, broker.port), "outlives", manual_ack=True)
+    assert client.ack(7, 1) == paho.MQTT_ERR_NO_CONN
+    assert not client._out_packet  # it would go ahead of CONNECT
+    heard, changed = [], threading.Condition()
+
+    def note(what):
+        with changed:
+            heard.append(what)
+            changed.notify_all()
+
+    def until(*what):
+        with changed:
+            assert changed.wait_for(lambda: heard == list(what), 30), heard
+            heard.clear()
+
+    def on_message(_client, _data, message):
+        note(message.payload)
+        if message.payload == b"1":
+            raise KeyError("a defect")
+
+    client.on_message = on_message
+    client.on_subscribe = lambda *_: note("subscribed")
+    client.on_disconnect = lambda *_: note("gone")
+    try:
+        mqtt.connect(client, Address(broker.host, broker.port),
+                     lambda made: made.subscribe("evmeter/v1/outlives", 1))
+        until("subscribed")
+        client.publish("evmeter/v1/outlives", b"1", 1)
+        client.publish("evmeter/v1/outlives", b"2", 1)
+        until(b"1", b"2")
+        broker.kill()
+        until("gone")
+        waiting = _Contended([{"command": 0x40, "mid": 1, "qos": 0, "pos": 0, "to_process": 4,
+                               "packet": b"\x40\x02\x00\x01", "info": None}])
+        client._out_packet = waiting
+        broker.start()
+        until("subscribed")
+        assert not waiting.races
+        client.publish("evmeter/v1/outlives", b"3", 1)
+        until(b"3")
+    finally:
+        mqtt.close(client)
+        broker.stop()
+
+
 class _EagerCollector(Collector):
     """The wrong design: says that it has stored before it has."""
 
     def _take(self, batch):
-        for message in batch:
+        for _, message in batch:
             device, stream = messages.split_topic(message.topic)
             entry = self._read(device, stream, message.payload)
             self._confirm([entry], [STORED])

@@ -321,6 +321,22 @@ def test_one_leads_and_another_takes_over(tmp_path, store, device):
         broker.stop()
 
 
+def test_a_deeply_nested_status_does_not_silence_the_leader(tmp_path, store, device):
+    broker = Broker(tmp_path / "broker", kind="mosquitto").start()
+    leader = Leader(store, Address(broker.host, broker.port), "nested")
+    try:
+        leader.start()
+        assert leader.leads.wait(15)
+        came = _Listener(broker, "evmeter/v1/d-1/cmd")
+        for text in (b"[" * 8000, b'{"tq": "U", "n": 3}'):
+            came.client.publish("evmeter/v1/d-1/status", text, 1)
+        assert json.loads(came.get())["args"]["n"] == 3
+        came.close()
+    finally:
+        leader.stop()
+        broker.stop()
+
+
 class _Listener:
     """What comes on a topic, oldest first."""
 

@@ -42,6 +42,7 @@ class Collector:
         self._address = address
         self._share = share
         self._queue = queue.Queue()
+        self._connections = 0
         self._cum = {}
         self._stopping = threading.Event()
         self._trusted = store.trusted()
@@ -52,7 +53,7 @@ class Collector:
         self._client = client = mqtt.client(
             address, name, version=paho.MQTTv5 if share else paho.MQTTv311, manual_ack=True,
             **more)
-        client.on_message = lambda _client, _data, message: self._queue.put(message)
+        client.on_message = self._on_message
         self._worker = threading.Thread(target=self._work, name="collector", daemon=True)
 
     def start(self):
@@ -73,7 +74,11 @@ class Collector:
             self._worker.join()
         mqtt.close(self._client)
 
+    def _on_message(self, _client, _data, message):
+        self._queue.put((self._connections, message))
+
     def _on_connect(self, client):
+        self._connections += 1
         prefix = "$share/%s/" % self._share if self._share else ""
         client.subscribe([("%s%s+/%s" % (prefix, mqtt.ROOT, stream),
                            paho.SubscribeOptions(1) if self._share else 1)
@@ -84,8 +89,14 @@ class Collector:
     def _work(self):
         while not self._stopping.is_set():
             batch = self._next_batch()
-            if batch:
-                self._take(batch)
+            while batch:
+                try:
+                    self._take(batch)
+                    break
+                except SQLAlchemyError as error:  # what was committed already is found there
+                    log.error("not confirmed, trying again: %s", str(error).splitlines()[0])
+                    if self._stopping.wait(_RETRY_S):
+                        break
 
     def _next_batch(self):
         try:
@@ -105,17 +116,23 @@ class Collector:
 
     def _take(self, batch):
         entries = []
-        for message in batch:
+        for _, message in batch:
             try:
                 device, stream = messages.split_topic(message.topic)
                 entries.append(self._read(device, stream, message.payload))
             except messages.MessageError as error:
                 self._refuse(message.topic, error)
+            except SQLAlchemyError:
+                raise
+            except Exception as error:
+                log.exception("a message from %s cannot be read", message.topic[:80])
+                self._refuse(message.topic, type(error).__name__)
         fates = self._commit(entries)
         if fates is None:
             return  # stopping: nothing was committed, nothing is confirmed
-        for message in batch:
-            self._client.ack(message.mid, message.qos)
+        for connection, message in batch:
+            if connection == self._connections:  # else its number may be another message's by now
+                self._client.ack(message.mid, message.qos)
         self._confirm(entries, fates)
 
     def _read(self, device, stream, payload):

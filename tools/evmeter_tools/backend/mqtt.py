@@ -1,18 +1,23 @@
 """The backend's connections to the broker."""
 
+import logging
 import socket
 import ssl
 import threading
+import time
 from dataclasses import dataclass
 
 import paho.mqtt.client as mqtt
 
 from evmeter_tools.errors import UserError
 
+log = logging.getLogger("evmeter.mqtt")
+
 CONNECT_S = 10
 KEEPALIVE_S = 30
 ROOT = "evmeter/v1/"
 HOST_STATE = ROOT + "_host/state"
+_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,46 @@ class Address:
         return "%s:%d" % (self.host, self.port)
 
 
+class _Client(mqtt.Client):
+    """paho's client, whose thread ends with the first exception: nothing would come in any more,
+    and nobody would notice. Callbacks are one source; paho's own walk through the packets that
+    wait, while another thread adds one, is another."""
+
+    def loop_forever(self, *args, **more):
+        """What that thread runs."""
+        while True:
+            try:
+                return super().loop_forever(*args, **more)
+            except Exception:
+                log.exception("the connection to the broker is made anew")
+                broken = self.socket()
+                if broken:
+                    broken.close()
+                time.sleep(_AGAIN_S)
+
+    def ack(self, mid, qos):
+        """Only while connected: what is queued before goes ahead of CONNECT, upon which a broker
+        hangs up."""
+        return super().ack(mid, qos) if self.is_connected() else mqtt.MQTT_ERR_NO_CONN
+
+
 def _on_socket(_client, _data, sock):
     # Nagle's algorithm would hold an acknowledgement back for 40 ms
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def _on_log(_client, _data, level, text):
+    if level == mqtt.MQTT_LOG_ERR and text.startswith("Caught exception"):
+        log.exception("%s", text)
+
+
 def client(address, name, *, version=mqtt.MQTTv311, **more):
     """A client that is not connected yet; it reconnects by itself."""
-    made = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="evmeter-" + name,
+    made = _Client(mqtt.CallbackAPIVersion.VERSION2, client_id="evmeter-" + name,
                        protocol=version, **more)
     made.on_socket_open = _on_socket
+    made.suppress_exceptions = True  # a message that a callback fails on must not come for ever
+    made.on_log = _on_log
     made.reconnect_delay_set(1, 30)
     if address.user:
         made.username_pw_set(address.user, address.password)

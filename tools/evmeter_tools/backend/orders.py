@@ -42,7 +42,7 @@ def time_for(payload):
     It names that message, so that the device takes nothing older for the time."""
     try:
         status = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(status, dict) or status.get("tq") != "U":
         return None
