@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import json
+import time
 
 import pytest
 
 from evmeter_tools.bench.tls_servers import BAD
 from evmeter_tools.faults import hostile, real_broker
 from evmeter_tools.faults.relay import DOWN, NEW, UP, Relay, _Packets
+from evmeter_tools.faults.result import Result
+from evmeter_tools.faults.uplink_stand import Device, Stand, play
 
 
 def _all_good(result, trials, controls):
@@ -23,6 +27,26 @@ def test_the_broker_is_killed_under_load():
     assert result.counts["broker killed"] == 2
     assert result.counts["frames stored"] == 1500
     assert result.counts["acknowledgements refused"] == 0
+
+
+def test_a_campaign_that_stands_still_says_what_does():
+    with Stand("network-still") as stand, Device(stand, "net-still", stand.broker.port,
+                                                 10 ** 6) as device:
+        while not stand.highest(device.name):
+            assert device.running()
+            time.sleep(0.05)
+        assert stand.told() == "the broker runs; the collector's threads run"
+        stand.stop_collector()
+        stand.broker.kill()
+        play(stand, device, lambda stored: None, stall_s=1)
+        assert "THE BROKER ENDED (-9); THE COLLECTOR DOES NOT RUN" in device.stalled
+        told = json.loads(device.stalled.partition("the device: ")[2])
+        assert not told["online"] and "ECONNREFUSED" in told["reason"]
+        assert 0 < told["confirmed"] < 10 ** 6
+        assert device.figures() is None
+        result = Result("still")
+        real_broker.judge(stand, device, result)
+        assert "nothing new for 1 s after frame" in result.texts[0]
 
 
 def test_faults_on_the_way_to_the_broker():

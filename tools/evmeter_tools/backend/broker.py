@@ -96,11 +96,17 @@ class Broker:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
                                              stderr=subprocess.STDOUT)
         deadline = time.monotonic() + _START_S
-        while not _listens(self.port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+        while True:
+            listens = _listens(self.port)  # another process's broker may: ours has ended then
+            if self.ended() is not None or time.monotonic() > deadline:
                 raise UserError("the broker did not start; see %s/broker.log" % self.folder)
+            if listens:
+                return self
             time.sleep(0.05)
-        return self
+
+    def ended(self):
+        """The exit code of a broker that does not run any more, or None."""
+        return self._process.poll()
 
     def _mosquitto(self):
         if not self._program:

@@ -37,6 +37,8 @@ _AWAY_DAYS = 30
 
 def judge(stand, device, result):
     """What must hold once all is over."""
+    if device.stalled:
+        result.wrong(device.stalled)
     stand.wait_until_settled(device.name)
     rows, bad = stand.contents(device.name)
     numbers = [seq for seq, _ in rows]
@@ -157,7 +159,7 @@ def wire(trials=600, seed=11, progress=None):
     return result
 
 
-def _away(stand, backlog, days, progress):
+def _away(stand, backlog, days, result, progress):
     """The device, while nobody collects: the broker dies three times in the days; then the
     collector comes. Returns what the device said."""
     with Device(stand, "net-away", stand.broker.port, 0, spki=backlog.known["spki"],
@@ -172,6 +174,8 @@ def _away(stand, backlog, days, progress):
         stand.start_collector()
         frames = len(backlog.hashes)
         play(stand, device, lambda stored: progress and progress(stored, frames))
+        if device.stalled:
+            result.wrong(device.stalled)
         return device.figures()
 
 
@@ -208,7 +212,7 @@ def outage(trials=SESSIONS, progress=None, days=_AWAY_DAYS):
         stand.stop_collector()
         backlog = Backlog(stand.folder / "device", "net-away")
         backlog.fill(trials, days)
-        figures = _away(stand, backlog, days, progress)
+        figures = _away(stand, backlog, days, result, progress)
         _judge_away(stand, backlog, trials, figures, result)
         result.trials = trials
         result.counts["days away"] = days

@@ -3,6 +3,7 @@ MicroPython: what the campaigns `network-broker`, `network-wire` and `network-ou
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -28,6 +29,12 @@ _END_S = 10
 STALL_S = 120  # without a new frame in the database, on however slow a machine
 _SETTLED_S = 2
 _LOOK_S = 0.05
+_TRACE_S = 10  # for the collector to say where it stands
+# SIGUSR1: each thread tells the collector's log where it stands
+_COLLECTOR = ("import faulthandler, signal; faulthandler.register(signal.SIGUSR1); "
+              "from evmeter_tools.cli import main; main()")
+# what has to run in the collector, and how often
+_LOOPS = {"loop_forever": 2, "_work": 1, "_lead": 1, "_follow": 1, "_tell": 1}
 
 
 def _spki():
@@ -61,9 +68,8 @@ class Stand:
 
     def start_collector(self):
         """Start the collector and wait until it is on-line."""
-        command = [sys.executable, "-m", "evmeter_tools.cli", "backend", "run",
-                   "--db", str(self.database), "--broker", "127.0.0.1:%d" % self.broker.port,
-                   "--web-port", "0"]
+        command = [sys.executable, "-c", _COLLECTOR, "backend", "run", "--db", str(self.database),
+                   "--broker", "127.0.0.1:%d" % self.broker.port, "--web-port", "0"]
         with (self.folder / "backend.log").open("ab") as log:
             self._collector = subprocess.Popen(
                 command, env=dict(os.environ, PYTHONPATH=str(ROOT / "tools"),
@@ -87,6 +93,36 @@ class Stand:
     def freeze_collector(self, frozen):
         """Stop it in mid-stride, or let it go on: it looks on-line meanwhile."""
         self._collector.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def told(self):
+        """How broker and collector are, in words, for a verdict."""
+        log = self.folder / "backend.log"
+        ended = self.broker.ended()
+        words = ["the broker runs" if ended is None else "THE BROKER ENDED (%d)" % ended]
+        if self._collector is None or self._collector.poll() is not None:
+            words.append("THE COLLECTOR DOES NOT RUN")
+        else:
+            gone = self._gone(log)
+            words.append("THE COLLECTOR LACKS " + ", ".join(gone) if gone else
+                         "the collector's threads run")
+        errors = [line for line in log.read_text(errors="replace").splitlines()
+                  if " ERROR " in line]
+        if errors:
+            words.append("its last error: " + errors[-1][:200])
+        return "; ".join(words)
+
+    def _gone(self, log):
+        """Which of its loops the collector does not run."""
+        before = log.stat().st_size
+        self._collector.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + _TRACE_S
+        while True:
+            trace = log.read_bytes()[before:].decode(errors="replace")
+            gone = [name for name, number in _LOOPS.items()
+                    if len(re.findall(r"in %s\n" % name, trace)) < number]
+            if not gone or time.monotonic() > deadline:
+                return gone
+            time.sleep(_LOOK_S)
 
     def enrol(self, name, spki=None):
         """Trust the stand's key for the device `name`, or the key `spki`."""
@@ -137,6 +173,7 @@ class Device:
                        "away_days": 0,
                        **words}
         self._process = None
+        self.stalled = ""  # what stood still, where something did
 
     def __enter__(self):
         program = micropython()
@@ -167,9 +204,19 @@ class Device:
         except subprocess.TimeoutExpired:
             raise UserError("%s did not end within %d s" % (self.name, limit_s)) from None
 
+    def told(self):
+        """How it is, in words; it ends with that."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            return "THE DEVICE DOES NOT ANSWER"
+        return "the device: " + (self._process.stdout.read().strip().splitlines() or [""])[-1]
+
     def figures(self):
-        """What it said at its end, or None where it has not ended. Raises UserError."""
-        if self.running():
+        """What it said at its end, or None where it has not ended or stood still. Raises
+        UserError."""
+        if self.stalled or self.running():
             return None
         lines = self._process.stdout.read().strip().splitlines() or ["no output"]
         if self._process.returncode:
@@ -178,10 +225,14 @@ class Device:
 
 
 def play(stand, device, step, progress=None, stall_s=STALL_S):
-    """Until the device ends, or nothing new was stored for so long; `step(highest number)` in
-    between."""
+    """Until the device ends, or nothing new was stored for so long: then `device.stalled` says
+    what stands still. `step(highest number)` in between."""
     before, since = -1, time.monotonic()
-    while device.running() and time.monotonic() - since < stall_s:
+    while device.running():
+        if time.monotonic() - since >= stall_s:
+            device.stalled = "%s: nothing new for %d s after frame %d: %s; %s" % (
+                device.name, stall_s, before, stand.told(), device.told())
+            return
         highest = stand.highest(device.name)
         if highest != before:
             before, since = highest, time.monotonic()
