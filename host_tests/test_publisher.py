@@ -134,6 +134,30 @@ def test_frames_that_an_earlier_key_signed_are_acknowledged_under_it():
     assert not bench.uplink._sent
 
 
+def test_frames_that_were_made_without_a_key_stop_nothing():
+    bench = UplinkBench(0)
+    for number in range(1, 8):
+        bench.journal.append(1, b'frame %d {"seq": %d, "k": "%s", "sid": "\\"k\\": \\"\\""}' % (
+            number, number, b"a1b2c3d4" if number in (1, 7) else b""))
+    damage = []
+    bench.uplink.on_damage = damage.append
+    bench.play(
+        lambda: bench.broker.host(True),
+        lambda: bench.broker.ack(1),
+        *[lambda: bench.clock.advance(11000)] * 3,
+        lambda: bench.broker.ack(0, sel=(7,)))
+    assert bench.journal.cursor == 7
+    assert [number for number, _, _ in bench.durable()] == [1, 2, 3, 4, 5, 6, 7, 7]
+    assert damage == ["frame %d was made without a key: passed over" % seq
+                      for seq in range(2, 7)]
+    # one with a key waits for its acknowledgement, however long
+    bench = UplinkBench(0)
+    bench.journal.append(1, b'frame 1 {"seq": 1, "k": "a1b2c3d4", "sid": ""}')
+    bench.play(lambda: bench.broker.host(True),
+               *[lambda: bench.clock.advance(61000)] * 5)
+    assert bench.journal.cursor == 0 and len(bench.durable()) == 6
+
+
 def test_bad_frames_count_as_confirmed():
     bench = UplinkBench(3)
     bench.play(lambda: bench.broker.host(True), lambda: bench.broker.ack(1, sel=(3,), bad=(2,)),

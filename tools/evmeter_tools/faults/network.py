@@ -364,7 +364,7 @@ class NeverAgain(Uplink):
     def _rewind(self):
         return None
 
-    def _send_frame(self, seq, dup):
+    def _send_frame(self, seq, dup, again=False):
         if not dup:
             super()._send_frame(seq, dup)
 
