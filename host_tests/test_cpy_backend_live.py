@@ -266,6 +266,32 @@ def test_what_is_no_live_message_changes_nothing(store, device):
         ("A", "warn", "", 1)]
 
 
+def test_a_message_that_cannot_be_stored_costs_the_others_nothing(store, device, monkeypatch):
+    Live(store).take([("d-1", "alarm/A", b'{"sev": "crit", "on_ts": %d}' % 2**61, 7)])
+    assert _all(store, t.alarms)[0].onset_ms == 7
+    leader = Leader(store, Address("127.0.0.1", 1), "follows")
+    note = Live._note
+
+    def breaks(self, connection, device, topic, message, *more):
+        if message.get("n") == 2:
+            raise OverflowError("a defect")
+        return note(self, connection, device, topic, message, *more)
+
+    monkeypatch.setattr(Live, "_note", breaks)
+    follow = threading.Thread(target=leader._follow)
+    for n in (1, 2, 3):
+        leader._queue.put(("evmeter/v1/d-1/status", _status(n, cp="B"), n))
+    follow.start()
+    deadline = time.monotonic() + 30
+    while store.newest("d-1", "status").get("n") != 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    leader._stopping.set()
+    follow.join()
+    assert store.newest("d-1", "status")["n"] == 3
+    (state,) = _all(store, t.states)
+    assert state.cp == "B"
+
+
 def test_an_alarm_lives_until_it_is_over_and_seen(store, device):
     live = Live(store)
 

@@ -11,7 +11,7 @@ import threading
 import time
 
 import sqlalchemy as sql
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from evmeter_tools.backend import messages, mqtt, orders
 from evmeter_tools.backend.gaps import Gaps
@@ -136,6 +136,9 @@ class Leader:
             except (SQLAlchemyError, UserError, OSError) as error:
                 log.error("%s", str(error).splitlines()[0])
                 self._stopping.wait(_TRY_S)
+            except Exception:  # a defect in one chore must not end the others
+                log.exception("the leader goes on")
+                self._stopping.wait(_TRY_S)
             self._stopping.wait(_TICK_S)
 
     def _connect(self):
@@ -196,6 +199,8 @@ class Leader:
                     self._outbox.round()
                 except SQLAlchemyError as error:
                     log.error("outbox: %s", str(error).splitlines()[0])
+                except Exception:
+                    log.exception("the outbox goes on")
 
     # -- live messages --
 
@@ -205,8 +210,17 @@ class Leader:
             if batch:
                 try:
                     self._live.take(batch)
-                except SQLAlchemyError as error:
+                except (OperationalError, InterfaceError) as error:
                     log.error("live messages were not stored: %s", str(error).splitlines()[0])
+                except Exception:  # one device's message must not cost the others theirs
+                    self._one_by_one(batch)
+
+    def _one_by_one(self, batch):
+        for message in batch:
+            try:
+                self._live.take([message])
+            except Exception:
+                log.exception("%s of %s was not stored", message[1][:40], message[0])
 
     def _next_batch(self):
         batch = []

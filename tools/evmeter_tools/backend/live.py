@@ -27,11 +27,12 @@ _DENSE_FOR_MS = 300_000
 _CODE = re.compile(r"alarm/([A-Z][A-Z0-9_]{0,31})", re.ASCII)
 _SEVERITIES = (notices.CRITICAL, notices.WARNING, "info")
 _HIGHEST = 2**62
+_LATEST_S = 2**40
 
 
-def whole(value, least=0):
+def whole(value, least=0, most=_HIGHEST):
     """`value` where it is a whole number that the database can hold, else None."""
-    if isinstance(value, int) and not isinstance(value, bool) and least <= value < _HIGHEST:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value < most:
         return value
     return None
 
@@ -171,7 +172,7 @@ class Live:
             notices.clear_alarm(connection, device, code, at)
         elif message and code not in notices.OWN:
             severity, text = message.get("sev"), message.get("text")
-            onset_s = whole(message.get("on_ts", message.get("ts")))
+            onset_s = whole(message.get("on_ts", message.get("ts")), most=_LATEST_S)
             number = notices.raise_alarm(
                 connection, device, code,
                 severity if severity in _SEVERITIES else notices.WARNING,

@@ -1,6 +1,7 @@
 """Sends what is in the outbox: e-mail, webhook, ntfy. Each note is tried for a day."""
 
 import email.message
+import http.client
 import json
 import smtplib
 import ssl
@@ -106,7 +107,8 @@ class Outbox:
                     "subject": note.subject, "text": note.body, "id": note.once,
                     "ts": note.created_at // 1000}).encode(),
                     {"Content-Type": "application/json"})
-        except (OSError, ValueError, smtplib.SMTPException) as error:
+        except (OSError, ValueError, smtplib.SMTPException,
+                http.client.HTTPException) as error:
             return str(error)[:200] or type(error).__name__
         return ""
 
