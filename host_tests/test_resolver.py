@@ -210,11 +210,11 @@ class _Nvs:
         self.commits += 1
 
 
-def _play(net, names, servers=("10.0.0.53", "10.0.0.54"), nvs=None, after=None):
+def _play(net, names, servers=("10.0.0.53", "10.0.0.54"), nvs=None, after=None, clock=None):
     """What each of `names` resolves to, or the error's text; and the time it took in ms.
     `after` is called after the first."""
     kept = resolver_module.time, resolver_module.asyncio
-    clock = VirtualTime()
+    clock = clock or VirtualTime()
     resolver_module.time = resolver_module.asyncio = clock
     number = [0]
 
@@ -310,6 +310,23 @@ def test_forged_answers_before_the_true_one_are_passed_over():
                     asked=_ASKED[:-3] + b"\x10\x00\x01")
     forged = (other, b"\x00" * 600, _GOOD[:20], _GOOD)
     assert _play(_Net({"10.0.0.53": forged}), ["broker.example"])[0][0] == "10.0.0.7"
+
+
+class _Turns(VirtualTime):
+    """Counts how often the others had their turn."""
+
+    count = 0
+
+    async def sleep_ms(self, ms):
+        self.count += 1
+        await super().sleep_ms(ms)
+
+
+def test_a_flood_of_forged_answers_leaves_the_others_their_turn():
+    clock = _Turns()
+    net = _Net({"10.0.0.53": (b"\x00" * 30,) * 200 + (_GOOD,)})
+    assert _play(net, ["broker.example"], clock=clock) == [("10.0.0.7", 0)]
+    assert clock.count >= 200
 
 
 def test_each_query_has_its_own_number_and_port():

@@ -253,8 +253,7 @@ class Resolver:
                     addresses = answer(view[:count], packet)
                     if addresses:
                         return addresses
-                    continue
-                await asyncio.sleep_ms(_STEP_MS)
+                await asyncio.sleep_ms(0 if count else _STEP_MS)
         finally:
             sock.close()
         raise ResolveError("name server %s does not answer" % server)
