@@ -14,6 +14,9 @@ from evmeter.ledger.ledger import Ledger
 from evmeter.ledger.signer import SignerError, SoftwareSigner
 from evmeter.system import key_change, keys
 from evmeter_tools.backend import messages
+from evmeter_tools.backend.collector import Collector
+from evmeter_tools.backend.mqtt import Address
+from evmeter_tools.backend.store import Store
 from evmeter_tools.journal.signatures import signature_faults
 from host_nvs import NvsFile
 
@@ -149,3 +152,37 @@ def test_the_journal_tool_follows_the_change_from_the_first_key(device):
     assert list(signature_faults(entries, [old])) == []
     faults = [fault.what for fault in signature_faults(entries[1:], [old])]
     assert len(faults) == 1 and "was not given" in faults[0]
+
+
+def test_what_the_old_key_signed_is_acknowledged_when_it_comes_once_more(device, tmp_path):
+    _propose(device)
+    device.journal.cursor = 1
+    assert key_change.adopt(device.nvs, device.journal)
+    new = keys.load(device.nvs, os.urandom)
+    asyncio.run(Ledger(device.journal, new, device.ledger._clock, _Quiet(), None).log(
+        "meter_changed", "", 0, {}))
+    store = Store(tmp_path / "db.sqlite")
+    store.enrol("d", device.old.key_id, device.old.spki_hex())
+    collector = Collector(store, Address("127.0.0.1", 1))
+    told = []
+    collector._client = SimpleNamespace(
+        ack=lambda *_: None, publish=lambda topic, text, qos: told.append(text))
+
+    def take(*numbers):
+        del told[:]
+        collector._take([(0, SimpleNamespace(
+            topic="evmeter/v1/d/log", payload=device.journal.payloads[seq - 1], mid=seq, qos=1))
+            for seq in numbers])
+        return [json.loads(text) for text in told]
+
+    try:
+        for seq in (1, 2):
+            take(seq)
+        for seq, key in ((1, device.old.key_id), (2, new.key_id)):
+            (ack,) = take(seq)
+            assert (ack["k"], ack["cum"]) == (key, 2)
+            text = '"k": "%s"' % key
+            assert text in device.journal.payloads[seq - 1].decode()  # where the uplink looks
+        assert not store.quarantined()
+    finally:
+        store.close()
