@@ -63,6 +63,9 @@ class SeriesJournal:
         buffer[len(head) : self._bytes] = memoryview(self._end)[2 + len(head) :]
         return 1 + seq % 4, self._bytes
 
+    def view(self, seq):
+        return 1 + seq % 4, self.payload(seq)
+
     def confirm(self, cum, sel=(), bad=()):
         self.cursor = max(self.cursor, cum)
         while self.cursor + 1 in sel:
