@@ -40,6 +40,7 @@ _REMEMBERED = const(16)
 _LONGEST_ID = const(36)
 _HIGHEST = const(1 << 53)  # a counter may be a time in ms, and JSON's readers have doubles
 _WHY_CHARS = const(300)
+_DEFECT = "it failed here, by a defect: the audit log tells more"
 _SIGNATURE = b', "sg": "'
 _LAST = "cmd_id"  # in the second store: a restart must not forget what it came from
 _COMMON = ("v", "ts", "tq", "exp", "dev", "ctr", "by", "sg")
@@ -184,7 +185,7 @@ class Commands:
 
     async def _work(self, payload, wish):
         command = {}
-        result, why = None, ""
+        result, why = None, _DEFECT
         try:
             command = read(payload)
             check(command, payload, self._device_id, wish)
@@ -196,15 +197,14 @@ class Commands:
                 await self._operations.wish(command["rev"], command["cfg"], by)
             else:
                 result = await self._operations.do(command["op"], command["args"], by)
+            why = ""
         except (ValueError, RuntimeError, MemoryError, OSError, ConfigError,
                 JournalError, SignerError) as error:
             why = str(error)[:_WHY_CHARS] or "refused"
             self.refused += 1
             log.warning("command refused: %s", why)
-        except Exception as error:  # a defect here: whoever asked is told all the same
-            self._reply(command, wish, None, "it failed here: %s" % repr(error)[:_WHY_CHARS])
-            raise
-        self._reply(command, wish, result, why)
+        finally:  # whoever asked is told, also where the task dies of it
+            self._reply(command, wish, result, why)
         if self._operations.restart_due:
             try:
                 await self._operations.restart()
