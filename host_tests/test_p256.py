@@ -93,8 +93,19 @@ def test_every_scalar_takes_the_same_number_of_slices():
 
 def test_inverses():
     for modulus in (p256.P, p256.N):
-        for a in (1, 2, 3, modulus - 1, modulus - 2, 1 << 255, _random(modulus), modulus + 5):
-            assert p256.inverse(a, modulus) * a % modulus == 1
+        numbers = [1, 2, 3, modulus - 1, modulus - 2, modulus + 5, 3 * modulus - 1]
+        # Great quotients, early and late
+        for bit in range(1, 256, 5):
+            numbers += [1 << bit, (1 << bit) - 1, (1 << bit) + 1, modulus - (1 << bit)]
+            numbers += [modulus >> bit, modulus // (bit + 1), modulus // (bit + 1) + 1]
+        # None but small ones: the most steps
+        numbers.append(modulus * 0x9E3779B97F4A7C15F39CC0605CEDC834 >> 128)
+        numbers += [_random(modulus) for _ in range(50)]
+        for a in numbers:
+            found = p256.inverse(a, modulus)
+            assert 0 < found < modulus and found * a % modulus == 1, "%x" % a
+        for a in (0, modulus, 7 * modulus):
+            assert p256.inverse(a, modulus) == 0
 
 
 def test_nist_vectors():

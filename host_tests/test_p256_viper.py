@@ -3,10 +3,11 @@ import os
 from evmeter.ledger import p256, p256_viper
 from vectors.cavp_p256 import SIGGEN
 
-_PYTHON = (p256._comb, p256.verify)
+_PYTHON = (p256._comb, p256.verify, p256.inverse)
 _WHY = p256_viper.install(os.urandom)
-_KERNEL = (p256._comb, p256.verify)
-p256._comb, p256.verify = _PYTHON  # what runs after this in the same process is Python's own
+_KERNEL = (p256._comb, p256.verify, p256.inverse)
+# what runs after this in the same process is Python's own
+p256._comb, p256.verify, p256.inverse = _PYTHON
 
 
 def _run(generator):
@@ -26,8 +27,8 @@ def _base(comb, k, blind):
 
 
 def test_either_the_kernel_is_in_place_or_it_says_why_not():
-    assert (_WHY == "") == (_KERNEL != _PYTHON)
-    assert (_WHY == "") == (_KERNEL[0] is not p256._comb)
+    for kernel, python in zip(_KERNEL, _PYTHON):
+        assert (_WHY == "") == (kernel != python)
 
 
 def test_edge_scalars_agree_with_python():
@@ -41,6 +42,19 @@ def test_edge_scalars_agree_with_python():
     for k in scalars:
         for blind in (1, p256.P - 1, _random(p256.P)):
             assert _base(_KERNEL[0], k, blind) == _base(_PYTHON[0], k, 7), "%x" % k
+
+
+def test_inverses_agree_with_python():
+    if _WHY:
+        return
+    for m in (p256.P, p256.N):
+        numbers = [1, 2, 3, 4, 5, m - 1, m - 2, m // 2, m // 2 + 1, m + 5, 3 * m - 1]
+        for bit in range(1, 256, 13):
+            numbers += [1 << bit, (1 << bit) - 1, (1 << bit) + 1, m - (1 << bit), m >> bit]
+        numbers += [_random(m) for _ in range(40)]
+        for a in numbers:
+            assert _KERNEL[2](a, m) == _PYTHON[2](a, m), "%x" % a
+        assert _KERNEL[2](0, m) == _KERNEL[2](m, m) == _KERNEL[2](7 * m, m) == 0
 
 
 def _vectors():
@@ -98,6 +112,9 @@ def test_crafted_signatures_get_the_same_answer():
 
 
 class _Python:
+    def inverse(self, a, m):
+        return _PYTHON[2](a, m)
+
     def comb(self, k, blind):
         return (yield from _PYTHON[0](k, blind))
 
@@ -123,7 +140,15 @@ class _Suspicious(_Python):
         return False
 
 
+class _Halved(_Python):
+    def __init__(self, modulus):
+        self._modulus = modulus
+
+    def inverse(self, a, m):
+        return _PYTHON[2](2 * a if m == self._modulus else a, m)
+
+
 def test_a_kernel_that_computes_wrong_is_not_taken():
     assert p256_viper._right(_Python(), os.urandom) is True
-    for wrong in (_Wrong, _Credulous, _Suspicious):
-        assert p256_viper._right(wrong(), os.urandom) is False
+    for wrong in (_Wrong(), _Credulous(), _Suspicious(), _Halved(p256.P), _Halved(p256.N)):
+        assert p256_viper._right(wrong, os.urandom) is False

@@ -32,26 +32,20 @@ def run(a: ptr32, b: ptr32, acc: int, regs: ptr32, program: ptr8, end: int, code
         column: int, table: ptr16):
     """Run the program's bytes up to `end` over registers of 80 bytes, four bytes a step:
 
-    0 d a b: d = a * b; 1 d d n: square d n times; 2 d a b: d = a - b, limb by limb;
-    3..7 d a b: d = a + (op - 5) * b, reduced; 8 d c t: d and d + 1 = x and y of the point in
-    sub-table t that codes[column + c] means. `a`, `b` and `acc` are there to be in the
-    processor's registers: their values do not matter.
+    0 d a b: d = a * b; 1 d a b: d = a - b, limb by limb; 3..7 d a b: d = a + (op - 5) * b,
+    reduced; 8 d c t: d and d + 1 = x and y of the point in sub-table t that codes[column + c]
+    means. `a`, `b` and `acc` are there to be in the processor's registers: their values do not
+    matter.
     """
     base = int(regs)
     at = 0
-    left = 0
     while at < end:
         op = program[at]
         d = ptr32(base + program[at + 1] * 80)
         a = ptr32(base + program[at + 2] * 80)
         b = ptr32(base + program[at + 3] * 80)
         acc = 0
-        if op < 2:
-            if op == 1:
-                if left == 0:
-                    left = int(program[at + 3])
-                left -= 1
-                b = a
+        if op == 0:
 '''
 _LOAD = '''\
         else:
@@ -64,8 +58,103 @@ _LOAD = '''\
                 d[acc] = entry[acc]
                 d[acc + 20] = entry[acc + 20] * n
                 acc += 1
-        if left == 0:
-            at += 4
+        at += 4
+
+
+@micropython.viper
+def invert(a: int, b: int, uv: int, regs: ptr32, modulus: int):
+    """Register 2 = the inverse of register 1 (0: 0) less register `modulus`, which is odd.
+
+    Divides in steps (Bernstein and Yang, CHES 2019, with the half-integral delta): 590 are enough
+    for a modulus of 256 bits; here 46 rounds of 13, each a limb. Register 0 is f, 1 is g, 2 and
+    3 are d and e of f = d * a and g = e * a modulo m; limbs of register 1 are 0..8191. A step's
+    matrix is (u, v), (q, r), each row in one word, v and r in its upper half.
+    """
+    f = regs
+    g = ptr32(int(regs) + 80)
+    d = ptr32(int(regs) + 160)
+    e = ptr32(int(regs) + 240)
+    m = ptr32(int(regs) + modulus * 80)
+    i = 0
+    while i < 20:
+        f[i] = m[i]
+        d[i] = 0
+        e[i] = 0
+        i += 1
+    e[0] = 1
+    m0 = m[0]
+    inverse = m0  # of m modulo 2**13: 3 bits of it are right, then 6, 12, 24
+    while i < 23:
+        inverse = inverse * (2 - (m0 * inverse & 8191)) & 8191
+        i += 1
+    zeta = 0 - 1
+    left = 46
+    while left:
+        left -= 1
+        a = f[0]
+        b = g[0]
+        uv = 1
+        qr = 65536
+        i = 13
+        while i:
+            i -= 1
+            swap = zeta >> 31
+            odd = 0 - (b & 1)
+            b += (a ^ swap) - swap & odd
+            qr += (uv ^ swap) - swap & odd
+            swap &= odd
+            zeta = (zeta ^ swap) - 1
+            a += b & swap
+            uv += qr & swap
+            b >>= 1
+            uv <<= 1
+        u = (uv & 65535 ^ 32768) - 32768
+        v = uv - u >> 16
+        q = (qr & 65535 ^ 32768) - 32768
+        r = qr - q >> 16
+        a = d[19] >> 31
+        b = e[19] >> 31
+        nd = (u & a) + (v & b)
+        ne = (q & a) + (r & b)
+        a = d[0]
+        b = e[0]
+        # multiples of m that make d and e divisible by 2**13
+        nd -= (u * a + v * b & 8191) * inverse + nd & 8191
+        ne -= (q * a + r * b & 8191) * inverse + ne & 8191
+        cf = 0
+        cg = 0
+        cd = 0
+        ce = 0
+        i = 0
+        while i < 20:
+            a = f[i]
+            b = g[i]
+            cf += u * a + v * b
+            cg += q * a + r * b
+            a = d[i]
+            b = e[i]
+            m0 = m[i]
+            cd += u * a + v * b + m0 * nd
+            ce += q * a + r * b + m0 * ne
+            if i:
+                f[i - 1] = cf & 8191
+                g[i - 1] = cg & 8191
+                d[i - 1] = cd & 8191
+                e[i - 1] = ce & 8191
+            cf >>= 13
+            cg >>= 13
+            cd >>= 13
+            ce >>= 13
+            i += 1
+        f[19] = cf
+        g[19] = cg
+        d[19] = cd
+        e[19] = ce
+    # f is now 1 or -1 (0 has f = m and d = 0), and d of -2 m to m
+    swap = f[19] >> 31
+    while i:
+        i -= 1
+        d[i] = (d[i] ^ swap) - swap + m[i]
 
 
 @micropython.viper
@@ -166,7 +255,7 @@ def _combine(indent):
 def module():
     """Return the text of the firmware module."""
     subtract = ["            d[%d] = a[%d] - b[%d]" % (i, i, i) for i in range(LIMBS)]
-    return _HEAD + "\n".join([*_multiply(12), "        elif op == 2:", *subtract,
+    return _HEAD + "\n".join([*_multiply(12), "        elif op == 1:", *subtract,
                               "        elif op < 8:", *_combine(12), ""]) + _LOAD
 
 

@@ -29,23 +29,48 @@ _TEETH = const(6)
 _SPACING = const(43)
 _COLUMNS = const(22)  # in the lower sub-table; the upper one has one less
 _MASK = const((1 << _TEETH - 1) - 1)
+_HALF = const(1 << 15)
 
 
 def inverse(a, m):
-    """Return the inverse of `a` modulo the prime `m`; `a` is no multiple of `m`.
+    """Return the inverse of `a` modulo the prime `m`, less than 2**256; 0 for a multiple of `m`.
 
-    Extended Euclid: its time depends on `a`, so a secret `a` comes multiplied by a random blind.
+    Euclid's algorithm, by the leading 30 bits first (Lehmer): a quotient that they get wrong
+    costs a step at the end. Its time depends on `a`, so a secret `a` comes multiplied by a random
+    blind.
     """
     a %= m
-    b, u, v = m, 1, 0
-    while a != 1:  # two steps a round: nothing is moved from name to name
+    b, u, v = m, 1, 0  # of a = u * the first a, b = v * the first a, modulo m
+    for shift in range(226, 0, -14):
+        x = b >> shift
+        y = a >> shift
+        p, q, r, s = 1, 0, 0, 1
+        while y > _HALF:  # two steps a round: nothing is moved from name to name
+            quotient = x // y
+            x %= y
+            p -= quotient * r
+            q -= quotient * s
+            if x <= _HALF:
+                p, q, r, s = r, s, p, q
+                break
+            quotient = y // x
+            y %= x
+            r -= quotient * p
+            s -= quotient * q
+        b, a = p * b + q * a, r * b + s * a
+        v, u = p * v + q * u, r * v + s * u
+        if b < 0:
+            b, v = -b, -v
+        if a < 0:
+            a, u = -a, -u
+    while a:
         q, b = divmod(b, a)
         v -= q * u
-        if b == 1:
-            return v % m
+        if not b:
+            return u % m
         q, a = divmod(a, b)
         u -= q * v
-    return u % m
+    return v % m
 
 
 def _double(x, y, zz, zzz):
@@ -78,9 +103,9 @@ def _add(x1, y1, zz, zzz, x2, y2):
 
 
 def _affine(x, y, zz, zzz):
-    zzz = inverse(zzz, P)
-    z = zz * zzz % P
-    return x * (z * z % P) % P, y * zzz % P
+    """Return (x, y). A factor common to all four does not matter."""
+    common = inverse(zz * zzz, P)
+    return x * zzz % P * common % P, y * zz % P * common % P
 
 
 def on_curve(x, y):

@@ -1,9 +1,9 @@
 """P-256 on the native field arithmetic of p256_field: for 32-bit machines with viper.
 
-`install()` puts a kernel's `comb` and `verify` in the place of those of p256.py, which stays the
-judge: it checks the kernel first, and takes over where the formulas have no answer (crafted
-numbers only). The table (p256_comb_native.py) takes 10 KiB; the native code of an ESP32, 18 KiB,
-lies outside the heap.
+`install()` puts a kernel's `comb`, `inverse` and `verify` in the place of those of p256.py, which
+stays the judge: it checks the kernel first, and takes over where the formulas have no answer
+(crafted numbers only). The table (p256_comb_native.py) takes 10 KiB; the native code of an ESP32,
+20 KiB, lies outside the heap.
 """
 
 import sys
@@ -27,18 +27,20 @@ _W = const(8)
 _S = const(9)
 _T = const(10)
 _SQUARE = const(11)  # 2**520: what makes a number into Montgomery form
-_ONE = const(12)  # plain 1: what brings it back
-_MONT = const(13)  # 2**260
-_PRIME = const(14)
-_ZERO = const(15)
-_Q = const(16)  # multiples of the public key: x, y, -y of Q, 3Q, 5Q, 7Q
+_MONT = const(12)  # 2**260
+_PRIME = const(13)
+_ZERO = const(14)
+_Q = const(15)  # multiples of the public key: x, y, -y of Q, 3Q, 5Q, 7Q
+# Registers of an inverse (p256_field.invert)
+_OF = const(1)
+_INVERSE = const(2)
+_MODULUS = const(4)  # P, then N
 _REGISTER = const(80)
 _BYTES = const(33)
 
 # Steps (p256_field.run); the formulas are those of p256.py
 _MUL = const(0)
-_SQR = const(1)
-_SUB = const(2)
+_SUB = const(1)
 _LESS_2 = const(3)
 _LESS = const(4)
 _PLUS = const(6)
@@ -96,43 +98,15 @@ _FIRST = bytes((
     _MUL, _X, _X, _ZZ,
     _MUL, _Y, _Y, _ZZZ,
 ))
-# T = 1 / ZZZ = ZZZ**(P - 2), 0 for 0; then x = X (ZZ / ZZZ)**2 and y = Y / ZZZ
+# T is 1 / ZZZ, less twice the factor 2**260: x = X (ZZ / ZZZ)**2 and y = Y / ZZZ
 _AFFINE = bytes((
-    _MUL, _T, _ZZZ, _ZZZ,
-    _MUL, _U, _T, _ZZZ,  # 2**2 - 1
-    _MUL, _T, _U, _U,
-    _MUL, _V, _T, _ZZZ,  # 2**3 - 1
-    _MUL, _T, _V, _V,
-    _SQR, _T, _T, 2,
-    _MUL, _W, _T, _V,  # 2**6 - 1
-    _MUL, _T, _W, _W,
-    _SQR, _T, _T, 5,
-    _MUL, _T, _T, _W,  # 2**12 - 1
-    _SQR, _T, _T, 3,
-    _MUL, _V, _T, _V,  # 2**15 - 1
-    _MUL, _T, _V, _V,
-    _SQR, _T, _T, 14,
-    _MUL, _V, _T, _V,  # 2**30 - 1
-    _MUL, _T, _V, _V,
-    _SQR, _T, _T, 1,
-    _MUL, _U, _T, _U,  # 2**32 - 1
-    _MUL, _T, _U, _U,
-    _SQR, _T, _T, 31,
-    _MUL, _T, _T, _ZZZ,
-    _SQR, _T, _T, 128,
-    _MUL, _T, _T, _U,
-    _SQR, _T, _T, 32,
-    _MUL, _T, _T, _U,
-    _SQR, _T, _T, 30,
-    _MUL, _T, _T, _V,
-    _SQR, _T, _T, 2,
-    _MUL, _T, _T, _ZZZ,
+    _MUL, _T, _T, _SQUARE,
+    _MUL, _T, _T, _SQUARE,
     _MUL, _U, _ZZ, _T,
     _MUL, _U, _U, _U,
     _MUL, _X, _X, _U,
     _MUL, _Y, _Y, _T,
 ))
-_PLAIN = bytes((_MUL, _U, _X, _ONE, _MUL, _V, _Y, _ONE))
 _FORM = bytes((_MUL, _X, _X, _SQUARE, _MUL, _Y, _Y, _SQUARE))
 _AT_ONE = bytes((_SUB, _ZZ, _MONT, _ZERO, _SUB, _ZZZ, _MONT, _ZERO))
 
@@ -171,11 +145,13 @@ class Kernel:
 
         self._table = bytearray(TABLE)  # half-words: a constant may lie at an odd address
         forget("evmeter.ledger", "p256_comb_native")
-        regs = bytearray(16 * _REGISTER)
-        for register, number in ((_SQUARE, (1 << 520) % P), (_ONE, 1), (_MONT, (1 << 260) % P),
-                                 (_PRIME, P)):
+        regs = bytearray(_Q * _REGISTER)
+        for register, number in ((_SQUARE, (1 << 520) % P), (_MONT, (1 << 260) % P), (_PRIME, P)):
             self._put(regs, register, number)
         self._initial = bytes(regs)
+        self._inverse = bytearray((_MODULUS + 2) * _REGISTER)
+        self._put(self._inverse, _MODULUS, P)
+        self._put(self._inverse, _MODULUS + 1, N)
 
     def _put(self, regs, register, number):
         self._field.unpack(number.to_bytes(_BYTES, "little"), regs, register)
@@ -183,19 +159,27 @@ class Kernel:
     def _run(self, regs, program, codes=b"", column=0):
         self._field.run(regs, regs, 0, regs, program, len(program), codes, column, self._table)
 
-    def _number(self, regs, register):
+    def _number(self, regs, register, add=_PRIME, m=P):
+        """A register modulo `m`; register `add` holds `m`."""
         data = bytearray(_BYTES)
-        self._field.pack(regs, register, _PRIME, data)
-        return int.from_bytes(data, "little") % P
+        self._field.pack(regs, register, add, data)
+        return int.from_bytes(data, "little") % m
+
+    def inverse(self, a, m):
+        """As p256.inverse, in the same time for every `a`; 0 for a multiple of `m`."""
+        regs = self._inverse
+        modulus = _MODULUS + (m == N)
+        self._put(regs, _OF, a % m)
+        self._field.invert(0, 0, 0, regs, modulus)
+        return self._number(regs, _INVERSE, modulus, m)
 
     def _affine(self, regs):
-        """Make X and Y affine; returns them as numbers, (0, 0) for the infinite point."""
+        """Make X and Y affine."""
+        self._put(regs, _T, self.inverse(self._number(regs, _ZZZ), P))
         self._run(regs, _AFFINE)
-        self._run(regs, _PLAIN)
-        return self._number(regs, _U), self._number(regs, _V)
 
     def comb(self, k, blind):
-        """As p256._comb: a generator that returns k*G as (x, y, 1, 1)."""
+        """As p256._comb: a generator that returns k*G, all four times 2**260."""
         codes = _codes(self._field, k)
         regs = bytearray(self._initial)  # its own: two signatures may be under way
         self._put(regs, _U, blind)
@@ -205,9 +189,9 @@ class Kernel:
             self._run(regs, _COLUMN, codes, column)
             if not column & 1:
                 yield
-        x, y = self._affine(regs)
-        if x or y:
-            return x, y, 1, 1
+        point = [self._number(regs, register) for register in (_X, _Y, _ZZ, _ZZZ)]
+        if point[2]:
+            return point
         # An addition met equal or opposite points, which it cannot tell: a crafted k
         return (yield from self._plain_comb(k, blind))
 
@@ -215,12 +199,14 @@ class Kernel:
         """Put Q, 3Q, 5Q and 7Q into their registers."""
         self._put(regs, _X, qx)
         self._put(regs, _Y, qy)
-        self._run(regs, _FORM + _copy(_Q, _X, _Y) + _AT_ONE + _DOUBLE + _AFFINE
-                  + _copy(_X2, _X, _Y))
+        self._run(regs, _FORM + _copy(_Q, _X, _Y) + _AT_ONE + _DOUBLE)
+        self._affine(regs)
+        self._run(regs, _copy(_X2, _X, _Y))
         yield
         for at in range(_Q, _Q + 9, 3):
-            self._run(regs, _copy(_X, at, at + 1) + _AT_ONE + _ADD + _AFFINE
-                      + _copy(at + 3, _X, _Y))
+            self._run(regs, _copy(_X, at, at + 1) + _AT_ONE + _ADD)
+            self._affine(regs)
+            self._run(regs, _copy(at + 3, _X, _Y))
             yield
         for at in range(_Q, _Q + 12, 3):
             self._run(regs, bytes((_SUB, at + 2, _ZERO, at + 1)))
@@ -229,7 +215,7 @@ class Kernel:
         """As p256.verify."""
         if not (0 < r < N and 0 < s < N and p256.on_curve(qx, qy)):
             return False
-        w = p256.inverse(s, N)
+        w = self.inverse(s, N)
         yield
         u1 = int.from_bytes(digest, "big") * w % N
         codes = _codes(self._field, u1) if u1 else None
@@ -258,18 +244,22 @@ class Kernel:
                 self._run(regs, _HIGHEST if i == _COLUMNS - 1 else _ALL, codes, i)
             if not i & 7:
                 yield
-        x, y = self._affine(regs)
-        if x or y:
-            return x % N == r
+        zz = self._number(regs, _ZZ)
+        if zz:
+            return self._number(regs, _X) * self.inverse(zz, P) % P % N == r
         return (yield from self._plain_verify(qx, qy, digest, r, s))
 
 
 def _right(kernel, urandom):
-    """Whether the kernel agrees with p256.py: a random multiple, a signature, a wrong one."""
+    """Whether the kernel agrees with p256.py: a random multiple and inverses, a signature, a wrong
+    one."""
     d, k, blind, e = [int.from_bytes(urandom(32), "big") % (N - 1) + 1 for _ in range(4)]
     point = p256._affine(*_finish(p256._comb(k, blind)))
     if p256._affine(*_finish(kernel.comb(k, blind))) != point:
         return False
+    for m in (P, N):
+        if kernel.inverse(k, m) != p256.inverse(k, m):
+            return False
     r = point[0] % N
     s = (e + r * d) * p256.inverse(k, N) % N
     qx, qy = p256._affine(*_finish(kernel.comb(d, k)))
@@ -296,5 +286,6 @@ def install(urandom):
     if not _right(kernel, urandom):
         return "its results are wrong"
     p256._comb = kernel.comb
+    p256.inverse = kernel.inverse
     p256.verify = kernel.verify
     return ""
