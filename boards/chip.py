@@ -128,11 +128,17 @@ class Chip:
         return Counter(0, pin, edge=Counter.FALLING, filter_ns=_FILTER_NS)
 
     def rom_slots(self):
-        """The two images of the firmware, or None where it lies in files."""
-        from drivers.rom_slots import RomSlots
-
+        """The two images of the firmware, in a partition or in files, or None where there are
+        none."""
         found = Partition.find(Partition.TYPE_DATA, label="romfs")
-        return RomSlots(self.nvs, found[0]) if found else None
+        if found:
+            from drivers.rom_slots import RomSlots
+
+            return RomSlots(self.nvs, found[0])
+        from drivers.file_slots import FileSlots
+
+        slots = FileSlots(self.nvs)
+        return slots if slots.there() else None
 
     def journal_flash(self):
         """The journal's flash without a file system. Raises OSError where the partition table is

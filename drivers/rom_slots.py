@@ -18,14 +18,12 @@ _STARTS = const(3)
 _SECTOR = const(4096)
 
 
-class RomSlots:
-    """`nvs` as esp32.NVS; `flash` a block device as esp32.Partition, erased and written in blocks
-    of 4 KiB."""
+class Slots:
+    """Which of two images is started, 0 or 1; `nvs` as esp32.NVS. Where they lie is a subclass's.
+    """
 
-    def __init__(self, nvs, flash):
+    def __init__(self, nvs):
         self._nvs = nvs
-        self._flash = flash
-        self.blocks = flash.ioctl(4, 0) // 2  # of one half
 
     def _state(self):
         try:
@@ -38,23 +36,18 @@ class RomSlots:
         self._nvs.commit()
 
     @property
-    def slot_bytes(self):
-        """Room for one image."""
-        return self.blocks * _SECTOR
-
-    @property
     def on_trial(self):
-        """Whether what runs is the half that is on trial."""
+        """Whether what runs is the image that is on trial."""
         return bool(self._state() & _TRIAL)
 
     @property
     def running(self):
-        """The half that was started, 0 or 1."""
+        """The image that was started, 0 or 1."""
         state = self._state()
         return state & 1 ^ (1 if state & _TRIAL else 0)
 
     def choose(self):
-        """The half to start, 0 or 1; a start on trial is counted. Once at each boot, first of
+        """The image to start, 0 or 1; a start on trial is counted. Once at each boot, first of
         all."""
         state = self._state()
         if state & _TRIAL:
@@ -65,16 +58,31 @@ class RomSlots:
         return self.running
 
     def give_up(self):
-        """The half on trial is not started again."""
+        """The image on trial is not started again."""
         self._keep(self._state() & 1)
 
     def trust(self, slot):
-        """Half `slot` is started from now on."""
+        """Image `slot` is started from now on."""
         self._keep(slot)
 
     def try_other(self):
-        """Start the other half on trial at the next boot."""
+        """Start the other image on trial at the next boot."""
         self._keep(self._state() & 1 | _TRIAL | _STARTS << 2)
+
+
+class RomSlots(Slots):
+    """In the halves of `flash`, a block device as esp32.Partition, erased and written in blocks of
+    4 KiB."""
+
+    def __init__(self, nvs, flash):
+        super().__init__(nvs)
+        self._flash = flash
+        self.blocks = flash.ioctl(4, 0) // 2  # of one half
+
+    @property
+    def slot_bytes(self):
+        """Room for one image."""
+        return self.blocks * _SECTOR
 
     def write(self, block, data):
         """Write block `block` of the half that does not run: 4,096 bytes. An erase may take 400
@@ -87,6 +95,9 @@ class RomSlots:
             if held != memoryview(data)[at : at + 256]:
                 raise OSError(5)
 
+    def finish(self):
+        """All blocks were written: they are there already."""
+
     def read(self, slot, at, buffer):
         """Fill `buffer` from byte `at` of the image in half `slot`; not over a block's end."""
         self._flash.readblocks(self._first(slot) + at // _SECTOR, buffer, at % _SECTOR)
@@ -95,14 +106,13 @@ class RomSlots:
         return slot * self.blocks
 
 
-def mount(slots, rom, vfs, path):
-    """Mount the image to start at /rom; returns its half. Where it is none, the other one is
-    trusted from then on. Raises OSError where neither is an image.
+def mount(slots, image, vfs, path):
+    """Mount the image to start at /rom; returns which one it is. Where it is none, the other one
+    is trusted from then on. Raises OSError where neither is an image.
 
-    `rom`: the partition's bytes, as vfs.rom_ioctl(2, 0) gives them; `vfs` the module, `path`
-    sys.path. MicroPython has mounted the first half by itself, if it could.
+    `image(slot)` gives one of them as a file system, or raises OSError; `vfs` is the module,
+    `path` sys.path. MicroPython has mounted a partition's first half by itself, if it could.
     """
-    view, size = memoryview(rom), slots.slot_bytes
     first = slots.choose()
     try:
         vfs.umount("/rom")
@@ -110,11 +120,11 @@ def mount(slots, rom, vfs, path):
         path.insert(1, "/rom")  # nothing was mounted, so that it is not there yet
     for slot in (first, 1 - first):
         try:
-            image = vfs.VfsRom(view[slot * size : (slot + 1) * size])
+            found = image(slot)
         except OSError:
             continue
         if slot != first:
             slots.trust(slot)
-        vfs.mount(image, "/rom")
+        vfs.mount(found, "/rom")
         return slot
-    raise OSError(19, "the partition romfs holds no firmware")
+    raise OSError(19, "there is no firmware")

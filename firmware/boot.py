@@ -1,3 +1,4 @@
 import rom_boot
 
 rom_boot.start()
+del rom_boot

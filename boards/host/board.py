@@ -5,8 +5,9 @@ meter's line, a link to a pty or a serial port), pilot.bin (the sampled pilot), 
 nvs.json, rtc.bin, reset (why the device starts: power-on, watchdog, software, brown-out; without
 it, power-on), permit (the permit output, 0 or 1), pulses.bin (the contact of an S0 output),
 battery (by how many ms the battery-backed clock is ahead of the host's, or "stopped"; without it,
-right), temperature (of the board, in thousandths of a degree Celsius; without it, 25000). RTC
-memory is lost at power-on, and only then.
+right), temperature (of the board, in thousandths of a degree Celsius; without it, 25000), rom.img
+or vfs.img (the firmware, as a chip has it: rom_start.py). RTC memory is lost at power-on, and only
+then.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from micropython import const
 from drivers.config_files import ConfigFiles
 from drivers.rtc_memory import RtcMemory
 from host_adc import PilotAdc
-from host_flash import FlashFile, mkfs, mount
+from host_flash import BLOCK_BYTES, FlashFile, mkfs, mount
 from host_nvs import NvsFile
 from host_uart import Uart
 
@@ -172,14 +173,19 @@ class Board:
         mkfs(self._device())
 
     def rom_slots(self):
-        """The two images of the firmware, or None where it lies in files."""
-        try:
-            size = os.stat(self._folder + "/rom.img")[6]
-        except OSError:
-            return None
-        from drivers.rom_slots import RomSlots
+        """The two images of the firmware, in a partition or in files as rom_start.py has mounted
+        them, or None where it lies in the checkout."""
+        there = os.listdir(self._folder)
+        if "rom.img" in there:
+            from drivers.rom_slots import RomSlots
 
-        return RomSlots(self.nvs, FlashFile(self._folder + "/rom.img", size // 4096))
+            path = self._folder + "/rom.img"
+            return RomSlots(self.nvs, FlashFile(path, os.stat(path)[6] // BLOCK_BYTES))
+        if "vfs.img" in there:
+            from drivers.file_slots import FileSlots
+
+            return FileSlots(self.nvs, "/flash")
+        return None
 
     def _rtc_ram(self, data=None):
         """machine.RTC().memory on a file."""

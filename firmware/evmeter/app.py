@@ -54,12 +54,13 @@ class App:
 
     def updater(self):
         """What takes a new firmware. Raises ValueError."""
-        if self.slots is None:
-            raise ValueError("this firmware lies in files: there is no place beside it")
         if self._updater is None:
+            slots = self.board.rom_slots()
+            if slots is None:
+                raise ValueError("this firmware lies where no other has a place beside it")
             from evmeter.system.update import Updater
 
-            self._updater = Updater(self.slots, self.board.name, self.config["update"]["keys"],
+            self._updater = Updater(slots, self.board.name, self.config["update"]["keys"],
                                     self.board.nvs, self.poll.bus_idle)
         return self._updater
 

@@ -277,16 +277,19 @@ def _build_orders(app):
 
 def _build_probation(app):
     """For a firmware that is on trial; one that was given up is told."""
-    nvs, slots = app.board.nvs, app.board.rom_slots()
-    app.slots = slots
-    if slots and (slots.on_trial or _number(nvs, "upd_new") > _number(nvs, "upd_ctr")):
-        from evmeter.system.update import Probation, failed
+    nvs = app.board.nvs
+    if not _number(nvs, "upd_new"):
+        return
+    from evmeter.system.update import Probation, failed
 
-        if slots.on_trial:
-            app.probation = Probation(slots, nvs, app.clock, app.well, app.online)
-        else:
-            app.note("update_failed", {"counter": failed(nvs)})
-            forget("evmeter.system", "update")
+    slots = app.board.rom_slots()
+    if slots and slots.on_trial:
+        app.probation = Probation(slots, nvs, app.clock, app.well, app.online)
+        return
+    counter = failed(nvs)
+    if counter:
+        app.note("update_failed", {"counter": counter})
+    forget("evmeter.system", "update")
 
 
 def assemble(app):

@@ -12,6 +12,7 @@ from evmeter_tools.paths import BUILD, FIRMWARE, HOST_BOARD, LOGGING, ROOT, UMQT
 
 HEAP = "512k"
 _ROM_HEAP = "2m"  # the unix port has no flash to map: both images lie in the heap
+_IMAGES = ("rom.img", "vfs.img")  # what the firmware can be started from, as on a chip
 _CPYTHON = """\
 import runpy, sys
 import cpython_shim
@@ -56,7 +57,7 @@ class HostDevice:
             program = micropython()
             if program is None:
                 raise UserError("no MicroPython in build/bin; run 'make setup'")
-            if (self.folder / "rom.img").exists():
+            if any((self.folder / name).exists() for name in _IMAGES):
                 env["MICROPYPATH"] = ":".join(map(str, (HOST_BOARD, ROOT / "drivers", ".frozen")))
                 # not where the sources are: a script's own folder is searched first
                 return [str(program), "-X", "heapsize=" + _ROM_HEAP,

@@ -11,7 +11,8 @@ to an older one. Head and pieces come in commands, as base64 (system/operations.
 
 The image is tried once it is whole, has its hash, and no session is open. It confirms itself when
 meter, pilot, journal and key have been well for a minute and the backend's broker was reached, or
-could not be for 10 minutes; else the one before is started again (drivers/rom_slots.py).
+could not be for 10 minutes; else the one before is started again (drivers/rom_slots.py). It lies in
+another half of a partition, or in another file (drivers/file_slots.py).
 """
 
 import asyncio
@@ -82,7 +83,7 @@ def read_head(head):
 
 
 class Updater:
-    """`slots` as RomSlots; `board` the board's name; `keys` whose signatures count
+    """`slots` as RomSlots or FileSlots; `board` the board's name; `keys` whose signatures count
     (SubjectPublicKeyInfo in hex); `quiet` as in ledger.py. Methods raise UpdateError where the
     update is refused, OSError where the flash fails; nothing that runs is changed by either."""
 
@@ -154,8 +155,10 @@ class Updater:
         try:
             async with self._quiet:
                 self._slots.write(number, self._block)
+                if self.have == self.fields["size"]:
+                    self._slots.finish()
         except OSError:
-            self.have = number * _BLOCK  # it may come again
+            self.have = 0  # it may come again
             raise
 
     async def check(self):
@@ -188,13 +191,12 @@ class Updater:
 
 def failed(nvs):
     """The counter of a firmware that was on trial and given up, 0 where there is none; it is told
-    once."""
+    once. To be called where none is on trial."""
     new = stored(nvs, _NEW)
-    if new <= stored(nvs, _COUNTER):
-        return 0
-    nvs.set_i32(_NEW, 0)
-    nvs.commit()
-    return new
+    if new:
+        nvs.set_i32(_NEW, 0)
+        nvs.commit()
+    return new if new > stored(nvs, _COUNTER) else 0
 
 
 class Probation:
