@@ -112,10 +112,10 @@ class RomFile:
         if path in self._folders:
             return (True,) + self._folders[path]
         parent, _, wanted = path.rpartition("/")
-        is_folder, begin, end = self._find(parent)
+        is_folder, at, behind = self._find(parent)
         if is_folder:
             wanted = wanted.encode()
-            for name, is_folder, begin, end in self._entries(begin, end):
+            for name, is_folder, begin, end in self._entries(at, behind):
                 if name == wanted:
                     if is_folder:
                         self._folders[path] = begin, end
@@ -136,10 +136,10 @@ class RomFile:
 
     def ilistdir(self, path):
         """As os.ilistdir. Raises OSError."""
-        is_folder, begin, end = self._find(path)
+        is_folder, at, behind = self._find(path)
         if not is_folder:
             raise OSError(20)
-        for name, is_folder, begin, end in self._entries(begin, end):
+        for name, is_folder, begin, end in self._entries(at, behind):
             yield name.decode(), 0x4000 if is_folder else 0x8000, 0, end - begin
 
     def open(self, path, mode):

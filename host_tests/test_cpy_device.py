@@ -5,18 +5,23 @@ import json
 import subprocess
 
 import pytest
-from littlefs import LittleFS
 from typer.testing import CliRunner
 
+import host_flash
+from drivers.file_slots import FileSlots
 from evmeter_tools.cli import app
 from evmeter_tools.device import boards, image
 from evmeter_tools.errors import UserError
+from evmeter_tools.faults.ram_flash import RamFlash
 from evmeter_tools.host_device import micropython
 from evmeter_tools.paths import ROOT
+from fakes.memory_store import MemoryNvs
 
 _MIB = 1024 * 1024
 _MOST_MODULE = 12 * 1024  # bytes of bytecode; a module this large should be two
 _LINE = "nvs, data, nvs, 0x9000, 0x6000\n"
+_FILES = ["a.romfs", "boot.py", "file_slots.mpy", "main.py", "rom_boot.mpy", "rom_file.mpy",
+          "rom_slots.mpy"]
 # imports from the second of the two images that the partition has room for
 _FROM_SECOND = """\
 import sys, vfs
@@ -40,7 +45,9 @@ with open(sys.argv[1], "rb") as file:
 slots = RomSlots(Nvs(), Flash())
 slots.try_other()
 sys.path[:] = ["", ".frozen"]
-assert mount(slots, partition, vfs, sys.path) == 1
+view, size = memoryview(partition), slots.slot_bytes
+assert mount(slots, lambda slot: vfs.VfsRom(view[slot * size : (slot + 1) * size]), vfs,
+             sys.path) == 1
 for name in ("drivers", "drivers.rom_slots"):
     del sys.modules[name]
 import evmeter.metering.gate, drivers.meter_profile
@@ -118,9 +125,10 @@ def test_a_package_is_signed_and_checked(tmp_path):
     assert "damaged" in str(_release("check", file).exception)
 
 
-def test_plain_files_fit_a_file_system_in_place_of_both(built):
-    folder = built["esp32_devkit"][2]
-    assert (folder / "main.py").is_file()
+def test_the_image_is_a_file_and_two_of_them_fit_the_file_system(built):
+    data, _, folder = built["esp32_devkit"]
+    assert sorted(path.name for path in folder.iterdir()) == _FILES
+    assert (folder / "a.romfs").read_bytes() == data
     for name in ("esp32_devkit", "esp32_s3_devkit"):
         board = boards.board(name)
         tables = [{one.label: one for one in board.partitions(plain)} for plain in (False, True)]
@@ -128,14 +136,22 @@ def test_plain_files_fit_a_file_system_in_place_of_both(built):
         assert vfs.size == tables[0]["romfs"].size + tables[0]["vfs"].size
         assert (vfs.offset, vfs.end) == (tables[0]["romfs"].offset, tables[0]["vfs"].end)
         assert "romfs" not in tables[1]
-        fs = LittleFS(block_size=4096, block_count=vfs.size // 4096)
-        for path in sorted(folder.rglob("*")):
-            inside = "/" + path.relative_to(folder).as_posix()
-            if path.is_dir():
-                fs.makedirs(inside, exist_ok=True)
-            else:
-                with fs.open(inside, "wb") as file:
-                    file.write(path.read_bytes())
+        flash = RamFlash(vfs.size // 4096)
+        host_flash.mkfs(flash)
+        fs = host_flash.mount(flash)
+        for path in sorted(folder.iterdir()):
+            with fs.open("/" + path.name, "wb") as file:
+                file.write(path.read_bytes())
+        for file in ("/config.json", "/config.old"):
+            with fs.open(file, "wb") as file:
+                file.write(bytes(4096))
+        slots = FileSlots(MemoryNvs(), "", fs, fs.open)
+        room = slots.slot_bytes
+        assert room >= board.slot_bytes(), name
+        for block in range(room // 4096):  # what it says is there
+            slots.write(block, bytes(4096))
+        slots.finish()
+        assert fs.stat("/b.romfs")[6] == room // 4096 * 4096
 
 
 @pytest.mark.parametrize(("mib", "journal", "apps"), [(4, 0x168000, 1), (8, 0x380000, 2)])

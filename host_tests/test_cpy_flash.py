@@ -3,9 +3,11 @@
 The arguments were taken by esptool 5.6.0's own command line and mpremote 1.29.0's.
 """
 
+import hashlib
 import json
 import os
 import stat
+import struct
 
 import pytest
 
@@ -13,6 +15,7 @@ from evmeter_tools.device import boards, firmware
 from evmeter_tools.errors import UserError
 
 _APP = b"\xe9" + bytes(range(256)) * 64
+_BOOT = ["boot.py", "file_slots.mpy", "main.py", "rom_boot.mpy", "rom_file.mpy", "rom_slots.mpy"]
 _RECORDER = """\
 #!/bin/sh
 echo "$(basename "$0") $*" | tr '\n' ' ' >> "{log}"; echo >> "{log}"
@@ -82,13 +85,48 @@ def test_flashing_step_by_step(monkeypatch, tmp_path):
                                    for at in (0, 0xd000, 0x10000, 0x3d0000)))
     files = folder / "files"
     assert lines[1] == "mpremote connect /dev/ttyX fs cp %s :/" % " ".join(
-        "%s/%s" % (files, name)
-        for name in ("boot.py", "main.py", "rom_boot.mpy", "rom_slots.mpy"))
+        "%s/%s" % (files, name) for name in _BOOT)
     assert lines[2].startswith("mpremote connect /dev/ttyX exec from esp32 import NVS")
     assert 'nvs.set_i32("slot", 0)' in lines[2]
     assert lines[3].endswith("c.json :/config.json")
     assert lines[4:] == ["mpremote connect /dev/ttyX reset"]
     assert (folder / "3d0000.bin").read_bytes() == b"\xd2\xcd1image"
+
+
+def test_a_stock_image_gets_our_table_and_the_image_as_a_file(monkeypatch, tmp_path):
+    log = _recorded(monkeypatch, tmp_path)
+    for name in ("esp32_devkit", "esp32_s3_devkit"):
+        board = boards.board(name)
+        (tmp_path / "stock.bin").write_bytes(_combined(board))
+        log.write_text("")
+        firmware.flash(board, "/dev/ttyX", tmp_path / "stock.bin", None, plain=True)
+        lines = [line.strip() for line in log.read_text().splitlines()]
+        folder = tmp_path / "build" / "image" / name
+        written = {int(at, 16): (folder / ("%x.bin" % int(at, 16))).read_bytes()
+                   for at in lines[0].split("write-flash ")[1].split()[::2]}
+        named = {one.label: one for one in board.partitions(plain=True)}
+        for offset, data in written.items():
+            for label in ("nvs", "phy_init", "vfs", "journal"):
+                one = named[label]
+                assert offset + len(data) <= one.offset or offset >= one.end, label
+        head = written[board.begin]
+        found = head[0x8000 - board.begin :][:0xC00]
+        assert head[:4] == b"boot" and len(head) == 0x9000 - board.begin
+        entries = [found[at : at + 32] for at in range(0, 32 * len(named), 32)]
+        for entry, one in zip(entries, named.values(), strict=True):
+            assert entry[:2] == b"\xaa\x50" and entry[28:] == bytes(4)
+            assert entry[12:28].rstrip(b"\x00").decode() == one.label
+            assert struct.unpack("<II", entry[4:12]) == (one.offset, one.size)
+        behind = found[32 * len(named) :]
+        assert behind[:16] == b"\xeb\xeb" + b"\xff" * 14
+        assert behind[16:32] == hashlib.md5(b"".join(entries)).digest()  # noqa: S324
+        assert set(behind[32:]) == {255}
+        assert "os.remove" in log.read_text()
+        copied = next(line for line in lines if " fs cp " in line)
+        assert copied == "mpremote connect /dev/ttyX fs cp %s :/" % " ".join(
+            "%s/files/%s" % (folder, one) for one in ["a.romfs", *_BOOT])
+        assert (folder / "files" / "a.romfs").read_bytes() == b"\xd2\xcd1image"
+        assert lines[-1] == "mpremote connect /dev/ttyX reset"
 
 
 def test_nothing_is_written_for_bad_input_and_a_failure_ends_it(monkeypatch, tmp_path):
@@ -105,7 +143,7 @@ def test_nothing_is_written_for_bad_input_and_a_failure_ends_it(monkeypatch, tmp
             firmware.flash(board, "/dev/ttyX", path, config)
     assert not log.exists()
     log = _recorded(monkeypatch, tmp_path, code=2)
-    with pytest.raises(UserError, match="MicroPython and evmeter: failed"):
+    with pytest.raises(UserError, match="MicroPython: failed"):
         firmware.flash(board, "/dev/ttyX", good)
     assert len(log.read_text().splitlines()) == 1
     (tmp_path / "bin" / "esptool").unlink()

@@ -25,7 +25,7 @@ def test_what_is_out_of_range_is_refused_by_name():
         ("resend", {"from": 41, "to": 50}, "41 to"),
         ("resend", {"from": True, "to": 50}, "from is True"), ("reboot", {"now": 1}, "argument"),
         ("time", {"unix_ms": 1.5, "n": 3}, "unix_ms is 1.5"), ("time", {"n": 3}, "unix_ms"),
-        ("alarm_ack", {"x": "METER"}, "argument x"), ("update", {}, "lies in files"),
+        ("alarm_ack", {"x": "METER"}, "argument x"), ("update", {}, "no other has a place"),
         ("limit", {"ma": 6000}, "does not drive"), ("config", {}, "rev is None"),
         ("config", {"rev": 6}, "cfg must be"), ("config", {"rev": 5, "cfg": {}}, "more than 5"),
     ):

@@ -44,7 +44,9 @@ class _Chip:
     def boot(self, path=None):
         vfs = _Vfs(bytes(self.flash.image[:4]) == b"ROMF")
         path = ["", "/rom", ".frozen"] if vfs.mounted else ["", ".frozen"]
-        mount(self.slots(), self.flash.image, vfs, path)
+        view = memoryview(self.flash.image)
+        mount(self.slots(), lambda slot: vfs.VfsRom(view[slot * _HALF : (slot + 1) * _HALF]), vfs,
+              path)
         assert path == ["", "/rom", ".frozen"]
         return vfs.mounted.decode()
 

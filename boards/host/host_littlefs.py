@@ -1,7 +1,7 @@
 """MicroPython's VfsLfs2 for CPython, over the same littlefs in the package littlefs-python."""
 
+import contextlib
 import errno
-import io
 
 from littlefs import FileHandle, LittleFS, LittleFSError, UserContext, lfs
 
@@ -55,11 +55,13 @@ class _Context(UserContext):
 
 class File:
     """An open file; a close that fails is not tried again by the garbage collector, which littlefs
-    would answer with an assertion."""
+    would answer with an assertion. One that nobody closed is closed as MicroPython does it."""
 
     def __init__(self, filesystem, handle):
         self._lfs = filesystem  # must outlive the handle, which does not hold it
         self._handle = handle
+        self._close_handle = handle.close
+        handle.close = lambda: None  # by its own finalizer: littlefs may be gone by then
         self.read = handle.read
         self.readinto = handle.readinto
         self.seek = handle.seek
@@ -75,12 +77,13 @@ class File:
 
     def close(self):
         """Write what is left. Raises OSError where the flash does not take it."""
-        try:
-            _call(self._handle.close)
-        except OSError:
-            self._handle.flush = lambda: None
-            io.RawIOBase.close(self._handle)
-            raise
+        close, self._close_handle = self._close_handle, None
+        if close:
+            _call(close)
+
+    def __del__(self):
+        with contextlib.suppress(OSError):
+            self.close()
 
 
 class Filesystem:

@@ -162,7 +162,7 @@ class FakeApp:
         self.limits.append(ma)
 
     def updater(self):
-        raise ValueError("this firmware lies in files")
+        raise ValueError("this firmware lies where no other has a place beside it")
 
     # -- for the tests --
 

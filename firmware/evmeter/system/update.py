@@ -11,8 +11,8 @@ to an older one. Head and pieces come in commands, as base64 (system/operations.
 
 The image is tried once it is whole, has its hash, and no session is open. It confirms itself when
 meter, pilot, journal and key have been well for a minute and the backend's broker was reached, or
-could not be for 10 minutes; else the one before is started again (drivers/rom_slots.py). It lies in
-another half of a partition, or in another file (drivers/file_slots.py).
+could not be for 10 minutes; else the one before is started again (drivers/rom_slots.py). It lies
+in the other half of a partition, or in the other file of two (drivers/file_slots.py).
 """
 
 import asyncio

@@ -56,7 +56,7 @@ class Board(NamedTuple):
 
     def partitions(self, plain=False):
         """Its partition table. `plain`: for a MicroPython without VfsRom, where the file system
-        has the place of `romfs` too."""
+        has the place of `romfs` too, and both images."""
         found = read_partitions(self.table.read_text(), self.flash_mib * _KIB * _KIB)
         if plain:
             at = [one.label for one in found].index("romfs")

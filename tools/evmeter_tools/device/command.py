@@ -9,6 +9,7 @@ import typer
 from evmeter_tools.device import boards
 from evmeter_tools.device import firmware as builds
 from evmeter_tools.device import image as images
+from evmeter_tools.errors import UserError
 from evmeter_tools.paths import BUILD
 
 
@@ -18,7 +19,7 @@ def image(
         Path | None, typer.Option(help="The image [build/image/BOARD.romfs]")] = None,
     plain: Annotated[
         Path | None,
-        typer.Option(help="Also a folder of .mpy files, for a MicroPython without VfsRom")] = None,
+        typer.Option(help="Also a folder of files, for a MicroPython without VfsRom")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the sizes as JSON")] = False,
 ):
     """Compile what a board loads and pack it as a ROMFS for its partition romfs.
@@ -60,11 +61,19 @@ def flash(
         typer.Option("--firmware", help="MicroPython [what evmeter firmware built]")] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration (JSON) to put on it too")] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="evmeter as a file: for a MicroPython without VfsRom, "
+                                           "with PSRAM; needs --firmware")] = False,
 ):
     """Put MicroPython and evmeter on a board; its journal, key and counters stay.
 
     Example: evmeter flash --board esp32_devkit --port /dev/ttyUSB0
+
+    Example: evmeter flash --board esp32_devkit --port /dev/ttyUSB0 --plain \\
+    --firmware ESP32_GENERIC-SPIRAM-20250415-v1.25.0.bin
     """
     target = boards.board(board)
     built = BUILD / "firmware" / board / "build" / "firmware.bin"
-    builds.flash(target, port, firmware_bin or built, config)
+    if plain and not firmware_bin:
+        raise UserError("--plain needs --firmware: an image of micropython.org, 1.24 or newer")
+    builds.flash(target, port, firmware_bin or built, config, plain)

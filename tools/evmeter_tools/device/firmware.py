@@ -2,12 +2,14 @@
 
 MicroPython's own images for the ESP32 leave VfsRom out (release notes of 1.25.0, discussion 19687
 of its repository), and have another partition table: MicroPython is built with a few lines of its
-board description that are ours.
+board description that are ours. Or one of its own images gets our table, and our image is a file.
 """
 
+import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -34,23 +36,51 @@ CONFIG_ESPTOOLPY_FLASHSIZE_%dMB=y
 CONFIG_PARTITION_TABLE_CUSTOM=y
 CONFIG_PARTITION_TABLE_CUSTOM_FILENAME="%s"
 """
-# drivers/rom_slots.py: an update may have been started from the second half
+# drivers/rom_slots.py: an update may have been started from the second half, or the second file
 _FIRST_IMAGE = """\
 from esp32 import NVS
 nvs = NVS("evmeter")
 nvs.set_i32("slot", 0)
 nvs.commit()
 """
+_NO_IMAGES = """\
+import os, vfs
+try:
+    vfs.umount("/rom")
+except OSError:
+    print("no image is mounted")
+for name in os.listdir("/"):
+    if name.endswith(".romfs"):
+        os.remove("/" + name)
+"""
+# ESP-IDF's gen_esp32part.py: a table of 32 bytes a partition, then their MD5
+_TABLE = 0x8000
+_TABLE_BYTES = 0xC00
+_ENTRY = struct.Struct("<HBBII16sI")
+_ENTRY_MAGIC = 0x50AA
+_MD5 = b"\xeb\xeb" + b"\xff" * 14
+_TYPES = {"app": 0, "data": 1}
+_SUBTYPES = {"factory": 0, "ota_0": 0x10, "ota_1": 0x11, "ota": 0, "phy": 1, "nvs": 2, "fat": 0x81}
+
+
+def table(partitions):
+    """A partition table as the boot loader reads it."""
+    entries = b"".join(
+        _ENTRY.pack(_ENTRY_MAGIC, _TYPES[one.kind],
+                    _SUBTYPES[one.subtype] if one.subtype in _SUBTYPES else int(one.subtype, 0),
+                    one.offset, one.size, one.label.encode(), 0) for one in partitions)
+    digest = hashlib.md5(entries, usedforsecurity=False).digest()
+    return (entries + _MD5 + digest).ljust(_TABLE_BYTES, b"\xff")
 
 
 def describe(board, folder):
     """Write MicroPython's description of the board into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = folder / board.table.name
-    shutil.copy(board.table, table)
+    csv = folder / board.table.name
+    shutil.copy(board.table, csv)
     (folder / "mpconfigboard.h").write_text(_HEADER % (board.name, board.chip.upper()))
     (folder / "mpconfigboard.cmake").write_text(_CMAKE % board.chip)
-    (folder / "sdkconfig.board").write_text(_SDKCONFIG % (board.flash_mib, table))
+    (folder / "sdkconfig.board").write_text(_SDKCONFIG % (board.flash_mib, csv))
     (folder / "board.json").write_text(json.dumps({"mcu": board.chip}) + "\n")
 
 
@@ -84,17 +114,23 @@ def build(board, micropython):
 def pieces(board, firmware, image):
     """[(offset, bytes)] to be written: MicroPython's firmware.bin, one piece from boot loader to
     application, without what lies between its parts: the second store (key, counters) stays. The
-    choice of a slot is blanked, so that what is written is what starts. Raises UserError."""
-    table = {one.label: one for one in board.partitions()}
-    app = next(one for one in table.values() if one.kind == "app")
+    choice of a slot is blanked, so that what is written is what starts. `image` None: it becomes a
+    file, and the table in firmware.bin is another one. Raises UserError."""
+    partitions = board.partitions(plain=image is None)
+    named = {one.label: one for one in partitions}
+    app = next(one for one in partitions if one.kind == "app")
     head, body = firmware[:boards.FIRST - board.begin], firmware[app.offset - board.begin:]
     if not 0 < len(body) <= app.size:
         raise UserError("MicroPython's application takes %d bytes; allowed: 1 to %d"
                         % (len(body), app.size))
+    if image is None:
+        at = _TABLE - board.begin
+        head = head[:at] + table(partitions) + head[at + _TABLE_BYTES:]
     found = [(board.begin, head)]
-    if "otadata" in table:
-        found.append((table["otadata"].offset, b"\xff" * table["otadata"].size))
-    return [*found, (app.offset, body), (table["romfs"].offset, image)]
+    if "otadata" in named:
+        found.append((named["otadata"].offset, b"\xff" * named["otadata"].size))
+    found.append((app.offset, body))
+    return found if image is None else [*found, (named["romfs"].offset, image)]
 
 
 def _do(what, command):
@@ -107,9 +143,9 @@ def _do(what, command):
         raise UserError("%s: failed; what the program said is above" % what)
 
 
-def flash(board, port, firmware, config=None):
+def flash(board, port, firmware, config=None, plain=False):
     """Put MicroPython, the image, what starts it and perhaps a configuration on the board;
-    journal, key and counters stay as they are. Raises UserError."""
+    journal, key and counters stay as they are. `plain`: the image is a file. Raises UserError."""
     for path in (firmware, config):
         if path and not path.is_file():
             raise UserError("%s is no file" % path)
@@ -119,18 +155,23 @@ def flash(board, port, firmware, config=None):
         except ValueError as error:
             raise UserError("%s is not valid JSON: %s" % (config, error)) from None
     folder = BUILD / "image" / board.name
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for offset, data in pieces(board, firmware.read_bytes(), image.build(board)[0]):
-        path = folder / ("%x.bin" % offset)
-        path.write_bytes(data)
-        written += ["0x%x" % offset, str(path)]
-    _do("MicroPython and evmeter", ["esptool", "--chip", board.chip, "--port", port, "--baud",
-                                    str(_BAUD), "write-flash", *written])
     files = folder / "files"
-    files.mkdir(exist_ok=True)
+    shutil.rmtree(files, ignore_errors=True)
+    files.mkdir(parents=True)
+    data, _ = image.build(board)
+    written = []
+    for offset, piece in pieces(board, firmware.read_bytes(), None if plain else data):
+        path = folder / ("%x.bin" % offset)
+        path.write_bytes(piece)
+        written += ["0x%x" % offset, str(path)]
+    _do("MicroPython", ["esptool", "--chip", board.chip, "--port", port, "--baud", str(_BAUD),
+                        "write-flash", *written])
     image.boot_files(files, board.arch)
-    _do("what starts it", mpremote(port, "fs", "cp", *map(str, sorted(files.iterdir())), ":/"))
+    if plain:
+        (files / image.FIRST).write_bytes(data)
+        _do("room for the image", mpremote(port, "exec", _NO_IMAGES))
+    _do("evmeter" if plain else "what starts it",
+        mpremote(port, "fs", "cp", *map(str, sorted(files.iterdir())), ":/"))
     _do("the first image", mpremote(port, "exec", _FIRST_IMAGE))
     if config:
         _do("configuration", mpremote(port, "fs", "cp", str(config), ":/config.json"))

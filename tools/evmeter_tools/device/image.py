@@ -1,8 +1,8 @@
 """What one device loads, compiled for its chip and packed as a ROMFS.
 
-From a ROMFS in flash, bytecode, names and constants stay where they are; from files, they are
-copied to the heap. MicroPython mounts one by itself where it was built with VfsRom, 1.25 or newer,
-and the partition `romfs` is there; for other builds the same files are copied to its file system.
+From a ROMFS in flash, bytecode, names and constants stay where they are. MicroPython mounts one by
+itself where it was built with VfsRom, 1.25 or newer, and the partition `romfs` is there; for other
+builds the same image is a file, from which they are copied to the heap.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from evmeter_tools.errors import UserError
 from evmeter_tools.paths import FIRMWARE, LOGGING, ROOT, UMQTT
 
 PROFILES = Path("drivers/meter_profiles")
+FIRST = "a.romfs"  # of the two files of drivers/file_slots.py
 
 
 def compiled(source, inside, folder, arch="xtensawin"):
@@ -82,12 +83,13 @@ def boot_files(folder, arch):
     """Put into `folder` what lies in the chip's file system whichever image is started."""
     for name in ("boot.py", "main.py"):
         shutil.copy(FIRMWARE / name, folder)
-    for name in ("rom_boot.py", "rom_slots.py"):
+    for name in ("rom_boot.py", "rom_slots.py", "file_slots.py", "rom_file.py"):
         compiled(ROOT / "drivers" / name, Path(name), folder, arch)
 
 
 def build(board, plain=None):
-    """The board's image, bytes of its modules by name; the files stay in the folder `plain`.
+    """The board's image, bytes of its modules by name; `plain`: a folder for what lies in the
+    chip's file system where the image is a file of it.
 
     Raises UserError; also for an image that is too large for its slot.
     """
@@ -95,10 +97,11 @@ def build(board, plain=None):
         folder = Path(scratch) / "image"
         sizes = compile_all([*sources(), *board_sources(board)], folder, board.arch)
         image = romfs(folder)
-        if len(image) > board.slot_bytes():
-            raise UserError("the image for %s takes %d bytes; allowed: %d, half of the partition "
-                            "romfs" % (board.name, len(image), board.slot_bytes()))
-        if plain:
-            shutil.copytree(folder, plain, dirs_exist_ok=True)
-            boot_files(plain, board.arch)
+    if len(image) > board.slot_bytes():
+        raise UserError("the image for %s takes %d bytes; allowed: %d, half of the partition "
+                        "romfs" % (board.name, len(image), board.slot_bytes()))
+    if plain:
+        plain.mkdir(parents=True, exist_ok=True)
+        boot_files(plain, board.arch)
+        (plain / FIRST).write_bytes(image)
     return image, sizes
