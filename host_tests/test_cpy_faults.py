@@ -129,11 +129,13 @@ def test_clock_campaign_is_the_same_each_time():
     assert first.counts == again.counts
 
 
-def test_update_campaign():
-    result = update.run(100)
-    _all_good(result, 100, 5)
-    assert result.counts["cuts"] > 60
-    assert sum(number for name, number in result.counts.items() if "refused" in name) >= 9
+@pytest.mark.parametrize(("files", "trials", "controls"), [(False, 150, 6), (True, 400, 8)])
+def test_update_campaign(files, trials, controls):
+    result = update.run(trials, files=files, size=1000)
+    _all_good(result, trials, controls)
+    assert result.counts["cuts"] > trials // 3
+    assert result.counts["operations that the flash refused"] >= 3
+    assert sum(number for name, number in result.counts.items() if "refused: " in name) >= 9
 
 
 def test_network_campaign():

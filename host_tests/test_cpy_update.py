@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+import host_flash
 from evmeter_tools.backend.sessions import device_report
 from evmeter_tools.backend.store import Store
 from evmeter_tools.bench.stand import Bench
@@ -19,6 +20,7 @@ from evmeter_tools.operator import signing
 from evmeter_tools.paths import ROOT
 
 _SLOT = 64 * 4096
+_VFS_BLOCKS = 168  # on 4 MiB of flash
 _NATIVE = ("p256_field.py", "p256_viper.py")  # machine code of a chip
 _PEM = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption())
@@ -59,12 +61,20 @@ def made(tmp_path_factory):
 
 
 class _Life:
-    """A device that runs from its flash on a bench."""
+    """A device that runs from its flash on a bench: from a partition, or from a file of its
+    littlefs."""
 
-    def __init__(self, folder, made):
+    def __init__(self, folder, made, files):
         rom = made["first"]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "rom.img").write_bytes(rom + b"\xff" * (2 * _SLOT - len(rom)))
+        if files:
+            flash = host_flash.FlashFile(str(folder / "vfs.img"), _VFS_BLOCKS)
+            host_flash.mkfs(flash)
+            with host_flash.mount(flash).open("/a.romfs", "wb") as file:
+                file.write(rom)
+            flash.close()
+        else:
+            (folder / "rom.img").write_bytes(rom + b"\xff" * (2 * _SLOT - len(rom)))
         self.made = made
         self.bench = Bench(folder, "demo-0001", interpreter="micropython", config={
             "operator": {"keys": [signing.spki(made["operator"])]},
@@ -124,8 +134,9 @@ class _Life:
 
 
 @pytest.mark.timeout(900)
-def test_from_an_erased_flash_to_a_broken_update_that_is_given_up(tmp_path, made):
-    life = _Life(tmp_path, made)
+@pytest.mark.parametrize("files", [False, True])
+def test_from_an_erased_flash_to_a_broken_update_that_is_given_up(tmp_path, made, files):
+    life = _Life(tmp_path, made, files)
     with life.bench as bench:  # provisioned from the image
         done = subprocess.run(
             [sys.executable, "-m", "evmeter_tools.cli", "doctor", "--dir", str(tmp_path)],

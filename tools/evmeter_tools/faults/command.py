@@ -112,10 +112,14 @@ def _network(trials, short, progress):
     return network.run(trials, progress=progress)
 
 
-def _update(trials, short, progress):
-    from evmeter_tools.faults import update
+def _update(files):
+    def run(trials, short, progress):
+        from evmeter_tools.faults import update
 
-    return update.run(trials, progress=progress)
+        more = {"size": 1000} if short else {}
+        return update.run(trials, progress=progress, files=files, **more)
+
+    return run
 
 
 def _commands(trials, short, progress):
@@ -175,7 +179,8 @@ CAMPAIGNS = {
     "hostile-commands": Campaign(_commands, 20000, 3000),
     "clock": Campaign(_clock, 100000, 3000),
     "network-link": Campaign(_network, 20000, 400),
-    "update": Campaign(_update, 3000, 150),
+    "update": Campaign(_update(False), 3000, 150),
+    "update-files": Campaign(_update(True), 3000, 400),
     "network-broker": Campaign(_real_broker("killed"), 70000, 3000),
     "network-wire": Campaign(_real_broker("wire"), 600, 40),
     "network-outage": Campaign(_outage, 1000, 20),

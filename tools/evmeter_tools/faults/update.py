@@ -1,6 +1,7 @@
-"""Campaign `update`: the power goes at every operation of a download, its activation and the first
-minutes of the new firmware, and hostile packages come. The next boot must start the old firmware
-or the new one, whole, and never one that was not to be taken."""
+"""Campaigns `update` and `update-files`: the power goes at every operation of a download, its
+activation and the first minutes of the new firmware, or the flash refuses one, and hostile
+packages come. The next boot must start the old firmware or the new one, whole, and never one that
+was not to be taken. The two images lie in a partition, or in files of a littlefs."""
 
 import asyncio
 import random
@@ -8,8 +9,12 @@ from base64 import b64encode
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from mpremote.romfs import VfsRomWriter
 
-from drivers.rom_slots import RomSlots
+import host_flash
+from drivers.file_slots import FileSlots
+from drivers.rom_file import RomFile
+from drivers.rom_slots import RomSlots, mount
 from evmeter.system.update import Probation, UpdateError, Updater
 from evmeter_tools.device import package as packages
 from evmeter_tools.faults.ram_flash import RamFlash
@@ -17,6 +22,8 @@ from evmeter_tools.faults.result import Result
 
 _BOARD = "esp32_devkit"
 _BLOCKS = 12  # two halves of 24 KiB
+_FILE_BLOCKS = 28
+_CONFIG = b'{"id": "demo-0001"}'
 _TEARS = 3
 _ENOUGH = 50  # violations
 
@@ -72,12 +79,25 @@ class Device:
 
     slots_class = RomSlots
     updater_class = Updater
+    blocks = _BLOCKS
 
     def __init__(self, image, values, spki):
-        self.flash = RamFlash(_BLOCKS, image)
+        self.flash = RamFlash(self.blocks, image)
         self.nvs = _Nvs(self.flash, values)
-        self.slots = self.slots_class(self.nvs, self.flash)
+        self.slots = self._slots()
         self.updater = self.updater_class(self.slots, _BOARD, [spki], self.nvs, _Quiet())
+
+    def _slots(self):
+        return self.slots_class(self.nvs, self.flash)
+
+    @classmethod
+    def flashed(cls, firmware):
+        """The flash image of a device that runs `firmware`."""
+        return firmware.ljust(cls.blocks * 4096, b"\xff")
+
+    def others_whole(self):
+        """Whether what is no image is as it was."""
+        return True
 
     def boot(self):
         """What the chooser starts: the bytes of the half."""
@@ -107,6 +127,51 @@ class Device:
             clock.now_ms += 1000
 
 
+class FileDevice(Device):
+    """One whose images are files of a littlefs, beside its configuration."""
+
+    slots_class = FileSlots
+    blocks = _FILE_BLOCKS
+
+    def _slots(self):
+        self.fs = host_flash.mount(self.flash)
+        return self.slots_class(self.nvs, "", self.fs, self.fs.open)
+
+    @classmethod
+    def flashed(cls, firmware):
+        flash = RamFlash(cls.blocks)
+        host_flash.mkfs(flash)
+        fs = host_flash.mount(flash)
+        for path, content in (("/config.json", _CONFIG), ("/a.romfs", firmware)):
+            with fs.open(path, "wb") as file:
+                file.write(content)
+        return bytes(flash.image)
+
+    def others_whole(self):
+        with self.fs.open("/config.json", "rb") as file:
+            return file.read() == _CONFIG
+
+    def boot(self):
+        try:
+            slot = mount(self.slots, lambda slot: RomFile(self.slots.open(slot)), _Vfs(), ["", ""])
+            with self.slots.open(slot) as file:
+                return file.read()
+        except OSError:
+            if self.flash.dead:
+                raise
+            return b""
+
+
+class _Vfs:
+    """The module `vfs`, with nothing mounted."""
+
+    def umount(self, path):
+        raise OSError(22)
+
+    def mount(self, image, path):
+        image.umount()
+
+
 class _NoHash(Updater):
     """Wrong: tries an image without looking whether it is the manifest's."""
 
@@ -133,6 +198,15 @@ class _NoCounter(Updater):
                 self._nvs.values["upd_ctr"] = held
 
 
+class _MarksFirst(Updater):
+    """Wrong: marks an image for its trial before it is there."""
+
+    async def begin(self, head):
+        answer = await super().begin(head)
+        await self.activate()
+        return answer
+
+
 class _InPlace(RomSlots):
     """Wrong: writes over what runs."""
 
@@ -145,6 +219,49 @@ class _TrustsAtOnce(RomSlots):
 
     def try_other(self):
         self._keep(1 - self.running)
+
+
+class _OneFile(FileSlots):
+    """Wrong: writes over the file that runs."""
+
+    def _path(self, slot):
+        return super()._path(0)
+
+
+class _MakesRoom(FileSlots):
+    """Wrong: deletes the file that runs first."""
+
+    def write(self, block, data):
+        if block == 0:
+            self._remove(self.running)
+        super().write(block, data)
+
+
+class _TrustsFile(FileSlots):
+    """Wrong: a new file has no trial."""
+
+    try_other = _TrustsAtOnce.try_other
+
+
+class _KeepsBack(FileSlots):
+    """Wrong: has a file tried that is not closed, and hashes what it has in memory."""
+
+    def write(self, block, data):
+        super().write(block, data)
+        self.kept = (b"" if block == 0 else self.kept) + bytes(data)
+
+    def finish(self):
+        """Wrong."""
+
+    def read(self, slot, at, buffer):
+        buffer[:] = self.kept[at : at + len(buffer)]
+
+
+def _romfs(content):
+    """A ROMFS with one file."""
+    writer = VfsRomWriter()
+    writer.mkfile("main.mpy", content)
+    return writer.finalise()
 
 
 def _spki(key):
@@ -160,10 +277,9 @@ class _Campaign:
         self.device_class = device_class
         self.key, self.other = (ec.derive_private_key(rng.randrange(1, 1 << 250), ec.SECP256R1())
                                 for _ in range(2))
-        self.old, self.new = rng.randbytes(size), rng.randbytes(size)
-        half = _BLOCKS // 2 * 4096
-        self.start = bytearray(b"\xff" * 2 * half)
-        self.start[: len(self.old)] = self.old
+        self.old, self.new = (_romfs(rng.randbytes(size)) for _ in range(2))
+        self.start = device_class.flashed(self.old)
+        self.room = self.device().slots.slot_bytes
         self.package = packages.pack(self.new, self.key, _BOARD, "0.2.0", 7)
 
     def device(self, image=None, values=None):
@@ -197,6 +313,8 @@ class _Campaign:
         runs = self.starts(later)
         if runs is None:
             return cut, "nothing whole is started"
+        if not later.others_whole():
+            return cut, "another file is damaged"
         on_trial = later.slots.on_trial
         if not on_trial and later.nvs.values.get("upd_ctr", 0) < (7 if runs == "new" else 3):
             return cut, "the counter fell behind what is trusted"
@@ -213,6 +331,26 @@ class _Campaign:
                 return cut, "the update is taken again, and not started"
         return cut, ""
 
+    def refused(self, at):
+        """The flash refuses operation `at` of a download; returns (whether it did, what is wrong
+        or "")."""
+        device = self.device()
+        device.flash.fail_at = at
+        try:
+            device.take(self.package, activate=False)
+        except OSError:
+            later = self.device(device.flash.image, device.nvs.values)
+            if self.starts(later) != "old" or later.slots.on_trial or not later.others_whole():
+                return True, "a flash that refuses once has changed what is started"
+            try:
+                device.take(self.package)
+            except (OSError, UpdateError) as error:
+                return True, "the update cannot be had again: %s" % error
+            later = self.device(device.flash.image, device.nvs.values)
+            if self.starts(later) != "new":
+                return True, "the update is had again, and not started"
+        return device.flash.fail_at < 0, ""
+
     def hostile(self):
         """(what, package) that must not be taken."""
         rng, new = self.rng, self.new
@@ -223,7 +361,7 @@ class _Campaign:
         yield "an older counter", packages.pack(new, self.key, _BOARD, "0.1.0",
                                                 rng.randrange(0, 4))
         yield "another board", packages.pack(new, self.key, "esp32_s3_devkit", "0.2.0", 8)
-        yield "too large", packages.pack(rng.randbytes(6 * 4096 + 1), self.key, _BOARD, "1", 8)
+        yield "too large", packages.pack(rng.randbytes(self.room + 1), self.key, _BOARD, "1", 8)
         yield "empty", packages.pack(b"", self.key, _BOARD, "0.2.0", 8)
         cut = rng.randrange(len(self.package))
         yield "cut short", self.package[:cut]
@@ -245,19 +383,24 @@ class _Campaign:
         return False
 
 
-def _run(result, campaign, trials, progress=lambda done, all_: None):
+def _run(result, campaign, trials, progress=lambda done, all_: None, enough=_ENOUGH):
     at = tear = 0
-    while result.trials < trials and result.violations < _ENOUGH:
+    while result.trials < trials and result.violations < enough:
         progress(result.trials, trials)
-        cut, wrong = campaign.cut(at, tear)
+        if tear < _TEARS:
+            hit, wrong = campaign.cut(at, tear)
+            result.counts["cuts"] += hit
+        else:
+            hit, wrong = campaign.refused(at)
+            result.counts["operations that the flash refused"] += hit
         result.trials += 1
-        result.counts["cuts"] += cut
         if wrong:
-            result.wrong("cut at %d, torn %d: %s" % (at, tear, wrong))
+            result.wrong("%s %d: %s" % (("cut at, nothing done,", "cut at, half done,", "cut at, "
+                                         "nearly done,", "refused:")[tear], at, wrong))
         at += 1
-        if not cut:
+        if not hit:
             at, tear = 0, tear + 1
-            if tear == _TEARS:
+            if tear > _TEARS:
                 tear = 0
                 for what, package in campaign.hostile():
                     result.trials += 1
@@ -266,13 +409,17 @@ def _run(result, campaign, trials, progress=lambda done, all_: None):
                         result.wrong("taken: " + what)
 
 
-def run(trials, seed=1, progress=lambda done, all_: None):
-    """At least `trials` cuts and hostile packages."""
-    result = Result("update")
-    _run(result, _Campaign(Device, seed, 5 * 4096 + 100), trials, progress)
-    for wrong in (_NoHash, _NoSignature, _NoCounter, _InPlace, _TrustsAtOnce):
-        name = "slots_class" if issubclass(wrong, RomSlots) else "updater_class"
+def run(trials, seed=1, progress=lambda done, all_: None, *, files=False, size=5 * 4096):
+    """At least `trials` cuts and hostile packages. `files`: the images, of `size` bytes, are files
+    of a littlefs."""
+    result = Result("update-files" if files else "update")
+    device = FileDevice if files else Device
+    _run(result, _Campaign(device, seed, size), trials, progress)
+    wrong_slots = (_OneFile, _MakesRoom, _TrustsFile, _KeepsBack) if files else (_InPlace,
+                                                                                _TrustsAtOnce)
+    for wrong in (_NoHash, _NoSignature, _NoCounter, _MarksFirst, *wrong_slots):
+        name = "slots_class" if wrong in wrong_slots else "updater_class"
         tried = Result("")
-        _run(tried, _Campaign(type("Wrong", (Device,), {name: wrong}), seed, 9000), 120)
+        _run(tried, _Campaign(type("Wrong", (device,), {name: wrong}), seed, 1000), 1000, enough=1)
         result.controls[wrong.__doc__.removeprefix("Wrong: ").rstrip(".")] = bool(tried.violations)
     return result
