@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+from drivers.file_slots import FileSlots
 from fakes import chip as fake
 from support import raises
 
@@ -206,6 +207,21 @@ def test_a_foreign_partition_table_is_told():
             assert "journal" in str(raises(OSError, board.journal_flash))
         finally:
             fake.Partition.there = there
+
+
+def test_the_firmware_lies_in_a_partition_or_in_files_or_in_neither():
+    with _Built("esp32_devkit") as board:
+        there, made = fake.Partition.there, FileSlots.there
+        fake.Partition.ioctl = lambda self, operation, argument: 128
+        try:
+            assert board.rom_slots().slot_bytes == 64 * 4096
+            fake.Partition.there = ("vfs", "journal")
+            assert board.rom_slots() is None
+            FileSlots.there = lambda self: True
+            assert isinstance(board.rom_slots(), FileSlots)
+        finally:
+            fake.Partition.there, FileSlots.there = there, made
+            del fake.Partition.ioctl
 
 
 def test_the_chips_clock_counts_from_2000():

@@ -14,7 +14,7 @@ from evmeter_tools.device import boards, image
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.ram_flash import RamFlash
 from evmeter_tools.host_device import micropython
-from evmeter_tools.paths import ROOT
+from evmeter_tools.paths import HOST_BOARD, ROOT
 from fakes.memory_store import MemoryNvs
 
 _MIB = 1024 * 1024
@@ -53,6 +53,65 @@ for name in ("drivers", "drivers.rom_slots"):
 import evmeter.metering.gate, drivers.meter_profile
 print(sys.modules["evmeter.metering.gate"].__file__)
 print(drivers.meter_profile.load_profile("eastron_sdm120")["model"])
+"""
+# boots twice from a chip's littlefs, with an update in between, as boot.py does it
+_FROM_FILES = """\
+import json, os, sys, vfs
+import host_flash
+
+class Nvs:
+    state = 0
+    def get_i32(self, key):
+        return self.state
+    def set_i32(self, key, value):
+        self.state = value
+    def commit(self):
+        pass
+
+class Esp32:
+    class Partition:
+        TYPE_DATA = 1
+        find = staticmethod(lambda kind, label: [])
+    NVS = staticmethod(lambda name: nvs)
+
+class Machine:
+    WDT = staticmethod(lambda timeout: told.append(timeout))
+
+def boot():
+    for name in list(sys.modules):
+        if name not in ("esp32", "machine"):
+            del sys.modules[name]
+    sys.path[:] = ["", ".frozen"]
+    with open("/boot.py") as file:
+        exec(file.read(), {"__name__": "__main__"})
+    left = sorted(sys.modules)
+    import drivers.meter_profile, evmeter.metering.gate
+    with open("/rom/drivers/meter_profiles/eastron_sdm120.json") as file:
+        assert json.load(file)["model"] == drivers.meter_profile.load_profile(
+            "eastron_sdm120")["model"]
+    print(evmeter.metering.gate.__file__, left, len(os.listdir("/rom/evmeter")), told)
+
+told = []
+nvs = Nvs()
+flash = host_flash.FlashFile(sys.argv[1] + "/vfs.img", 168)
+root = host_flash.mount(flash)
+vfs.umount("/")
+vfs.mount(root, "/")
+sys.modules["esp32"], sys.modules["machine"] = Esp32, Machine
+boot()
+from drivers.file_slots import FileSlots
+slots = FileSlots(nvs)
+block = bytearray(4096)
+with slots.open(0) as file:
+    for number in range(slots.slot_bytes // 4096):
+        if not file.readinto(block):
+            break
+        slots.write(number, block)
+slots.finish()
+slots.try_other()
+vfs.umount("/rom")  # as the restart does
+os.remove("/a.romfs")
+boot()
 """
 
 
@@ -152,6 +211,26 @@ def test_the_image_is_a_file_and_two_of_them_fit_the_file_system(built):
             slots.write(block, bytes(4096))
         slots.finish()
         assert fs.stat("/b.romfs")[6] == room // 4096 * 4096
+
+
+def test_a_chip_boots_from_its_file_and_from_the_updated_one(built, tmp_path):
+    if micropython() is None:
+        pytest.skip("no MicroPython; 'make setup' fetches it")
+    flash = host_flash.FlashFile(str(tmp_path / "vfs.img"), 168)
+    host_flash.mkfs(flash)
+    fs = host_flash.mount(flash)
+    for path in built["esp32_devkit"][2].iterdir():
+        with fs.open("/" + path.name, "wb") as file:
+            file.write(path.read_bytes())
+    flash.close()
+    (tmp_path / "boot.py").write_text(_FROM_FILES)
+    done = subprocess.run(
+        [str(micropython()), "-X", "heapsize=1m", str(tmp_path / "boot.py"), str(tmp_path)],
+        env={"MICROPYPATH": "%s:.frozen" % HOST_BOARD}, capture_output=True, text=True,
+        check=False, timeout=120)
+    seen = "/rom/evmeter/metering/gate.mpy ['esp32', 'machine', 'rom_file'] %d %s\n"
+    folders = len(list(image.FIRMWARE.glob("evmeter/[!_.]*"))) + 1
+    assert done.stdout == seen % (folders, []) + seen % (folders, [120000]), done.stderr
 
 
 @pytest.mark.parametrize(("mib", "journal", "apps"), [(4, 0x168000, 1), (8, 0x380000, 2)])

@@ -25,6 +25,7 @@ _BLOCKS = 12  # two halves of 24 KiB
 _FILE_BLOCKS = 28
 _CONFIG = b'{"id": "demo-0001"}'
 _TEARS = 3
+_TOLD = ("cut", "cut in half", "cut at its end", "refused")
 _ENOUGH = 50  # violations
 
 
@@ -395,8 +396,7 @@ def _run(result, campaign, trials, progress=lambda done, all_: None, enough=_ENO
             result.counts["operations that the flash refused"] += hit
         result.trials += 1
         if wrong:
-            result.wrong("%s %d: %s" % (("cut at, nothing done,", "cut at, half done,", "cut at, "
-                                         "nearly done,", "refused:")[tear], at, wrong))
+            result.wrong("operation %d, %s: %s" % (at, _TOLD[tear], wrong))
         at += 1
         if not hit:
             at, tear = 0, tear + 1
