@@ -13,8 +13,8 @@ import cpython_shim  # noqa: E402
 cpython_shim.install()
 
 # they wait longest: of files that run side by side these begin first
-_LONGEST = ("test_cpy_update.py", "test_cpy_network.py", "test_cpy_faults.py",
-            "test_cpy_end_to_end.py")
+_LONGEST = ("test_cpy_update.py", "test_cpy_update_files.py", "test_cpy_network.py",
+            "test_cpy_faults.py", "test_cpy_end_to_end.py")
 
 
 def pytest_collection_modifyitems(items):
