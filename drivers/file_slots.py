@@ -58,8 +58,8 @@ class FileSlots(Slots):
 
     def write(self, block, data):
         """Write block `block` of the image that does not run: 4,096 bytes; one after the other,
-        the first replaces what is there. Some 100 ms, with an erase of flash or two. Raises
-        OSError: then it begins with block 0 again."""
+        the first replaces what is there. An erase of flash, seldom two, takes up to 400 ms each.
+        Raises OSError: then it begins with block 0 again."""
         if block == 0:
             self.finish()
             self._remove(1 - self.running)

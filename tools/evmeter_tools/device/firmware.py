@@ -59,6 +59,7 @@ _TABLE_BYTES = 0xC00
 _ENTRY = struct.Struct("<HBBII16sI")
 _ENTRY_MAGIC = 0x50AA
 _MD5 = b"\xeb\xeb" + b"\xff" * 14
+_FLASH_SIZE = 3  # in the boot loader's header: 16 times the logarithm of MiB to base 2
 _TYPES = {"app": 0, "data": 1}
 _SUBTYPES = {"factory": 0, "ota_0": 0x10, "ota_1": 0x11, "ota": 0, "phy": 1, "nvs": 2, "fat": 0x81}
 
@@ -124,6 +125,10 @@ def pieces(board, firmware, image):
         raise UserError("MicroPython's application takes %d bytes; allowed: 1 to %d"
                         % (len(body), app.size))
     if image is None:
+        made_for = 1 << (firmware[_FLASH_SIZE] >> 4)
+        if made_for < board.flash_mib:
+            raise UserError("MicroPython's image is made for %d MiB of flash; allowed: %d or more"
+                            % (made_for, board.flash_mib))
         at = _TABLE - board.begin
         head = head[:at] + table(partitions) + head[at + _TABLE_BYTES:]
     found = [(board.begin, head)]
@@ -169,7 +174,8 @@ def flash(board, port, firmware, config=None, plain=False):
     image.boot_files(files, board.arch)
     if plain:
         (files / image.FIRST).write_bytes(data)
-        _do("room for the image", mpremote(port, "exec", _NO_IMAGES))
+        # its file system is made at the first start
+        _do("room for the image", mpremote(port, "sleep", "5", "exec", _NO_IMAGES))
     _do("evmeter" if plain else "what starts it",
         mpremote(port, "fs", "cp", *map(str, sorted(files.iterdir())), ":/"))
     _do("the first image", mpremote(port, "exec", _FIRST_IMAGE))

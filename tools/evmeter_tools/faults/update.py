@@ -25,6 +25,7 @@ _BLOCKS = 12  # two halves of 24 KiB
 _FILE_BLOCKS = 28
 _CONFIG = b'{"id": "demo-0001"}'
 _TEARS = 3
+_DAMAGES = 5
 _TOLD = ("cut", "cut in half", "cut at its end", "refused")
 _ENOUGH = 50  # violations
 
@@ -100,6 +101,10 @@ class Device:
         """Whether what is no image is as it was."""
         return True
 
+    def damage(self, at, bit):
+        """Flip a bit of the image that does not run."""
+        self.flash.image[self.slots.slot_bytes + at] ^= bit
+
     def boot(self):
         """What the chooser starts: the bytes of the half."""
         slot = self.slots.choose()
@@ -147,6 +152,13 @@ class FileDevice(Device):
             with fs.open(path, "wb") as file:
                 file.write(content)
         return bytes(flash.image)
+
+    def damage(self, at, bit):
+        with self.slots.open(1) as file:
+            content = bytearray(file.read())
+        content[at] ^= bit
+        with self.fs.open("/b.romfs", "wb") as file:
+            file.write(content)
 
     def others_whole(self):
         with self.fs.open("/config.json", "rb") as file:
@@ -352,6 +364,14 @@ class _Campaign:
                 return True, "the update is had again, and not started"
         return device.flash.fail_at < 0, ""
 
+    def outlives_damage(self):
+        """Whether a device goes back from an image that was damaged once it was checked."""
+        device = self.device()
+        device.take(self.package)
+        device.damage(self.rng.choice((self.rng.randrange(8), self.rng.randrange(len(self.new)))),
+                      1 << self.rng.randrange(8))
+        return [self.starts(device) for _ in range(4)][-1] == "old"
+
     def hostile(self):
         """(what, package) that must not be taken."""
         rng, new = self.rng, self.new
@@ -402,6 +422,11 @@ def _run(result, campaign, trials, progress=lambda done, all_: None, enough=_ENO
             at, tear = 0, tear + 1
             if tear > _TEARS:
                 tear = 0
+                for _ in range(_DAMAGES):
+                    result.trials += 1
+                    result.counts["damaged once it was checked"] += 1
+                    if not campaign.outlives_damage():
+                        result.wrong("a damaged image is started for ever")
                 for what, package in campaign.hostile():
                     result.trials += 1
                     result.counts["refused: " + what] += 1
