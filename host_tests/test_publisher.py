@@ -109,7 +109,7 @@ def test_an_old_acknowledgement_takes_nothing_back():
 def test_frames_that_an_earlier_key_signed_are_acknowledged_under_it():
     bench = UplinkBench(0)
     for number in range(1, 7):  # the cursor that had gone past them was lost
-        bench.journal.append(1, b'frame %d {"seq": %d, "k": "%s", "sid": ""}' % (
+        bench.journal.append(1, b'frame %d {"seq":%d,"k":"%s","sid":""}' % (
             number, number, b"a1b2c3d4" if number > 4 else b"00000bad"))
     refused = []
 

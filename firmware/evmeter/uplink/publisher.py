@@ -42,6 +42,15 @@ def packet_id(seq):
     return seq % 32767 + 1
 
 
+def _key_of(payload):
+    """The key id in a frame's payload, with or without a blank before it, b"" where it was made
+    without a key; None where it names none."""
+    data = bytes(payload)
+    at = data.find(b'"k":')
+    found = data[at + 4 : at + 16].split(b'"')
+    return found[1] if at >= 0 and len(found) > 1 else None
+
+
 def parse_ack(payload, key_id, highest, made_with=None):
     """The backend's acknowledgement as (cum, sel, bad numbers). `made_with(key id)`: whether what
     waits for one was made with another key, one before `key_id`.
@@ -312,7 +321,7 @@ class Uplink:
         area = self._session.payload_area(self._topics[1])  # all of one length
         try:
             kind, length = self._journal.read(seq, area)
-            if again and b'"k": ""' in bytes(area[:length]):
+            if again and _key_of(area[:length]) == b"":
                 # nobody can say whose it is, and so acknowledge it: as what the backend calls bad
                 self._journal.confirm(self._journal.cursor, (seq,), (seq,))
                 raise JournalError("frame %d was made without a key: passed over" % seq)
@@ -328,8 +337,7 @@ class Uplink:
         """Whether the oldest frame that is on its way has this key: after a change of the key
         those before it are sent again where the cursor was lost."""
         return (bool(self._sent) and isinstance(key_id, str) and len(key_id) == 8
-                and ('"k": "%s"' % key_id).encode()
-                in bytes(self._journal.view(self._sent[0][0])[1]))
+                and _key_of(self._journal.view(self._sent[0][0])[1]) == key_id.encode())
 
     def _message(self, topic, payload):
         """What the backend says."""
