@@ -1,7 +1,7 @@
 import asyncio
 import json
 
-from evmeter.system import config, twin
+from evmeter.system import config, report
 from fakes.order_app import NOW_MS, Anything, FakeApp, Reset
 from support import raises
 
@@ -9,7 +9,7 @@ _BY = "11086649"
 
 
 def _wish(app, **mqtt):
-    wish = json.loads(json.dumps(twin.shown(app.config)[0]))
+    wish = json.loads(json.dumps(report.shown(app.config)[0]))
     wish["mqtt"].update(mqtt)
     return wish
 

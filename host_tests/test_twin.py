@@ -1,6 +1,6 @@
 import json
 
-from evmeter.system import config, twin
+from evmeter.system import config, report, twin
 from fakes.clock import FakeClock
 from fakes.memory_store import MemoryNvs
 from support import raises
@@ -19,11 +19,11 @@ def _copy(value):
 
 
 def _wish(settings=None):
-    return _copy(twin.shown(settings or _SETTINGS)[0])
+    return _copy(report.shown(settings or _SETTINGS)[0])
 
 
 def test_no_secret_is_shown():
-    shown, kept = twin.shown(_SETTINGS)
+    shown, kept = report.shown(_SETTINGS)
     text = json.dumps([shown, kept])
     for secret in ("geheim", "MHcC", "MIIB"):
         assert secret not in text, secret
@@ -35,8 +35,8 @@ def test_no_secret_is_shown():
         for name in config.FIELDS[section]:
             path = section + "." + name if section else name
             for word in ("password", "passphrase", "secret", "token", "psk", "private", "pin"):
-                assert word not in name or path in twin._SECRET, path
-            assert name != "key" or path in twin._SECRET, path
+                assert word not in name or path in report.SECRET, path
+            assert name != "key" or path in report.SECRET, path
 
 
 def test_what_is_shown_and_sent_back_changes_nothing():
@@ -122,7 +122,7 @@ def test_what_is_too_long_for_a_message_is_kept_back():
          "to": "%02d:00" % hours[number + 1], "centiminor_per_kwh": 3000 + number}
         for number in range(15)]}
     long = twin.merged(_SETTINGS, wish, 6)
-    shown, kept = twin.shown(long)
+    shown, kept = report.shown(long)
     assert len(json.dumps(shown)) <= 1900
     assert "tariff" in kept and "tariff" not in shown
     again = twin.merged(long, _wish(long), 7)
@@ -134,4 +134,4 @@ def test_what_is_too_long_for_a_message_is_kept_back():
         nvs = MemoryNvs()
 
     App.board = App
-    assert len(twin.report(App, 7, "w" * 300)) <= 2560  # what the uplink sends
+    assert len(report.report(App, 7, "w" * 300)) <= 2560  # what the uplink sends
