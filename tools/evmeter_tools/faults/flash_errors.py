@@ -16,7 +16,7 @@ from evmeter.ledger.ring import RingStore
 from evmeter.ledger.segments import SegmentStore
 from evmeter_tools.faults.life import Device, OnLittlefs, OnRing, Told, wrong_frames, wrong_small
 from evmeter_tools.faults.power_cut import judge
-from evmeter_tools.faults.result import Result
+from evmeter_tools.faults.result import Control, Result
 
 _APPENDS = 30
 _EIO, _ENOSPC = 5, 28
@@ -134,6 +134,8 @@ def _campaign(result, device, trials, rng, appends, progress=None):
         faults += itertools.product(range(life.flash.reads), (_EIO,), (False, True), (0,), (True,))
     rng.shuffle(faults)
     for fault in faults[:trials]:
+        if result.settled:
+            return
         result.trials += 1
         result.counts["faults at reads"] += fault[-1]
         try:
@@ -152,7 +154,7 @@ def run(trials=4000, seed=7, progress=None, appends=_APPENDS, control_trials=150
     result = Result("hostile-flash" + stores.name)
     _campaign(result, Device(stores), trials, random.Random(seed), appends, progress)
     for device in _WRONG[stores.name]:
-        tried = Result("control")
+        tried = Control()
         _campaign(tried, device, control_trials, random.Random(seed), appends)
         result.controls[device.what_is_wrong()] = bool(tried.violations)
     return result

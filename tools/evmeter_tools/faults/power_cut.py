@@ -28,7 +28,7 @@ from evmeter_tools.faults.life import (
     wrong_small,
 )
 from evmeter_tools.faults.ram_flash import BLOCK_BYTES
-from evmeter_tools.faults.result import Result
+from evmeter_tools.faults.result import Control, Result
 
 _APPENDS = 72
 _LATER = 3
@@ -104,8 +104,8 @@ class _Cutter:
 
     @property
     def enough(self):
-        """Whether the wanted number of trials is reached."""
-        return self._result.trials >= self._most
+        """Whether the wanted number of trials is reached, or one told enough."""
+        return self._result.trials >= self._most or self._result.settled
 
     def live(self, image, values, told, appends):
         """One life; `told` is what was known at its begin."""
@@ -263,7 +263,7 @@ def power_cut(trials=16000, seed=5, progress=None, appends=_APPENDS, each=1, sto
     result = Result("power-cut" + stores.name)
     _cuts(result, Device(stores), trials, seed, appends, progress, each=each)
     for design in _WRONG[stores.name]:
-        tried = Result("control")
+        tried = Control()
         _cuts(tried, design, 3000, seed, *_CONTROL[stores.name])
         result.controls[design.what_is_wrong()] = bool(tried.violations)
     return result
@@ -301,7 +301,7 @@ def _rot(result, device, trials, seed, appends, progress=None):
     life.work(told, appends)
     image, values = bytes(life.flash.image), dict(life.nvs.values)
     bits = device.blocks * BLOCK_BYTES * 8
-    while result.trials < trials:
+    while result.trials < trials and not result.settled:
         bit = rng.randrange(bits)
         result.trials += 1
         outcome, wrong = _flip(result, image, values, told, bit, device)
@@ -319,7 +319,7 @@ def bit_rot(trials=20000, seed=6, progress=None, control_trials=_CONTROL_FLIPS,
     result = Result("bit-rot" + stores.name)
     _rot(result, Device(stores), trials, seed, appends, progress)
     for design in _ROTTEN[stores.name]:
-        tried = Result("control")
+        tried = Control()
         _rot(tried, design, control_trials, seed, appends)
         result.controls[design.what_is_wrong()] = bool(tried.violations)
     return result

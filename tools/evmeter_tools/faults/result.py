@@ -25,6 +25,11 @@ class Result:
             self.texts.append(text)
 
     @property
+    def settled(self):
+        """Whether more trials would tell nothing more."""
+        return False
+
+    @property
     def good(self):
         """Whether no rule was broken and every wrong design was noticed."""
         return bool(self.trials) and not self.violations and all(self.controls.values())
@@ -33,3 +38,15 @@ class Result:
         """The campaign's entry in build/faults.json."""
         return {"campaign": self.campaign, "trials": self.trials, "violations": self.violations,
                 "controls_caught": sum(self.controls.values())}
+
+
+class Control(Result):
+    """What a campaign finds of a wrong design, which one violation shows."""
+
+    def __init__(self):
+        super().__init__("control")
+
+    @property
+    def settled(self):
+        """Whether the design was noticed."""
+        return self.violations > 0
