@@ -19,7 +19,8 @@ from evmeter_tools.paths import ROOT
 
 _SLOT = 64 * 4096
 _VFS_BLOCKS = 168  # on 4 MiB of flash
-_NATIVE = ("p256_field.py", "p256_viper.py")  # machine code of a chip
+# machine code of a chip, and its table
+_NATIVE = ("p256_field.py", "p256_viper.py", "p256_comb_native.py")
 _PEM = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption())
 _BROKEN = "raise ValueError('this firmware is broken')\n"
@@ -58,19 +59,20 @@ def make(folder):
 
 class Life:
     """A device that runs from its flash on a bench: from a partition, or from a file of its
-    littlefs."""
+    littlefs, with a broken firmware as the other one."""
 
     def __init__(self, folder, made, files):
-        rom = made["first"]
         folder.mkdir(parents=True, exist_ok=True)
         if files:
             flash = host_flash.FlashFile(str(folder / "vfs.img"), _VFS_BLOCKS)
             host_flash.mkfs(flash)
-            with host_flash.mount(flash).open("/a.romfs", "wb") as file:
-                file.write(rom)
+            fs = host_flash.mount(flash)
+            for path, name in (("/a.romfs", "first"), ("/b.romfs", "broken")):
+                with fs.open(path, "wb") as file:
+                    file.write(made[name])
             flash.close()
         else:
-            (folder / "rom.img").write_bytes(rom + b"\xff" * (2 * _SLOT - len(rom)))
+            (folder / "rom.img").write_bytes(made["first"].ljust(2 * _SLOT, b"\xff"))
         self.made = made
         self.bench = Bench(folder, "demo-0001", interpreter="micropython", config={
             "operator": {"keys": [signing.spki(made["operator"])]},
