@@ -8,9 +8,7 @@ and configurations, right and wrong ones: the meter is read as before.
 import asyncio
 import contextlib
 import json
-import socket
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import paho.mqtt.client as mqtt
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.bench.tls_servers import BAD, REASONS, Certificates, Server, TlsBroker
 from evmeter_tools.errors import UserError
-from evmeter_tools.faults.relay import end_all
+from evmeter_tools.faults.relay import Way
 from evmeter_tools.faults.result import Result
 from evmeter_tools.host_device import HostDevice
 from evmeter_tools.paths import BUILD, FIRMWARE, ROOT
@@ -47,30 +45,12 @@ def _until(bench, what, condition):
         time.sleep(0.02)
 
 
-class _Switch:
-    """Listens on 127.0.0.1:`port` and passes each connection on to port `target`; a context
-    manager."""
+class _Switch(Way):
+    """Passes each connection on to port `target`."""
 
     def __init__(self):
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        super().__init__()
         self.target = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-
-    def _do(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def __enter__(self):
-        self._thread.start()
-        self._do(asyncio.start_server(self._serve, sock=self._listener))
-        return self
-
-    def __exit__(self, *_):
-        self._do(end_all(self._listener))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     async def _serve(self, reader, writer):
         with contextlib.suppress(OSError, asyncio.CancelledError):

@@ -18,6 +18,7 @@ from evmeter.uplink import publisher as publisher_module
 from evmeter.uplink.link import Link
 from evmeter.uplink.publisher import Uplink, packet_id
 from evmeter_tools.faults.result import Result
+from evmeter_tools.faults.scripts.trusts_puback import trust
 
 FRAMES = 10
 _KEY = "a1b2c3d4"
@@ -344,18 +345,7 @@ class TrustsPuback(Uplink):
 
     def __init__(self, *args):
         super().__init__(*args)
-        take = self._session._take
-
-        def watch(packet):
-            if packet[0] == 0x40:
-                pid = packet[2] << 8 | packet[3]
-                for entry in list(self._sent):
-                    if packet_id(entry[0]) == pid:
-                        self._sent.remove(entry)
-                        self._journal.confirm(0, [entry[0]])
-            take(packet)
-
-        self._session._take = watch
+        trust(self)
 
 
 class NeverAgain(Uplink):

@@ -51,20 +51,11 @@ def _topic(packet, at):
     return packet[at + 2 : end], packet[end : end + 2] if packet[0] & 6 else b""
 
 
-class Relay:
-    """Listens on 127.0.0.1:`port`, a context manager. `faults` are (kind, number, how many
-    messages pass before): they strike one after another, each once; `number` is where in the
-    packet a connection breaks. `late_s`: how late a PUBACK is."""
+class Way:
+    """Listens on 127.0.0.1:`port`, a context manager; what connects is given to `_serve`."""
 
-    def __init__(self, broker_port, faults, late_s=1.0):
-        self._broker_port = broker_port
-        self._faults = list(faults)
-        self._late_s = late_s
-        self.all = len(self._faults)
-        self.struck = {}  # kind -> how often
-        self._passing = self._faults[0][2] if faults else 0
+    def __init__(self):
         self._loop = asyncio.new_event_loop()
-        self._kept = []  # connections that are left open, half dead
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -82,6 +73,22 @@ class Relay:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class Relay(Way):
+    """To the broker on 127.0.0.1. `faults` are (kind, number, how many
+    messages pass before): they strike one after another, each once; `number` is where in the
+    packet a connection breaks. `late_s`: how late a PUBACK is."""
+
+    def __init__(self, broker_port, faults, late_s=1.0):
+        super().__init__()
+        self._broker_port = broker_port
+        self._faults = list(faults)
+        self._late_s = late_s
+        self.all = len(self._faults)
+        self.struck = {}  # kind -> how often
+        self._passing = self._faults[0][2] if faults else 0
+        self._kept = []  # connections that are left open, half dead
 
     @property
     def left(self):

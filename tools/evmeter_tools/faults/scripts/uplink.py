@@ -23,13 +23,15 @@ import time
 # ruff: noqa: E402
 gc.threshold(2048)  # before anything is compiled: that leaves a small heap in crumbs
 
+from trusts_puback import trust
+
 from evmeter.system.clock import Clock
 from evmeter.system.log import log
 from evmeter.uplink import link as link_module
 from evmeter.uplink import mqtt as mqtt_module
 from evmeter.uplink import publisher as publisher_module
 from evmeter.uplink.link import Link
-from evmeter.uplink.publisher import Uplink, packet_id
+from evmeter.uplink.publisher import Uplink
 
 _PILOT_MS = 50
 _PAUSE_MS = 400  # only between two connections does the uplink sleep for so long
@@ -165,24 +167,6 @@ class Monitor:
         return []
 
 
-class TrustsPuback(Uplink):
-    """A wrong design: what the broker has acknowledged is let go."""
-
-    def trust(self):
-        take = self._session._take
-
-        def watch(packet):
-            if packet[0] == 0x40:
-                pid = packet[2] << 8 | packet[3]
-                for entry in list(self._sent):
-                    if packet_id(entry[0]) == pid:
-                        self._sent.remove(entry)
-                        self._journal.confirm(0, [entry[0]])
-            take(packet)
-
-        self._session._take = watch
-
-
 def settings(given):
     return {"host": "127.0.0.1", "port": given["port"], "user": None, "password": None,
             "keepalive_s": 5, "window": given["window"], "telemetry_s": 10}
@@ -246,15 +230,13 @@ async def deliver(given):
     journal = Series(frames, given["bytes"], given["key"], given["live"]) if frames else (
         real_journal())
     frames = journal.next_seq - 1
-    wrong = given["design"] == "trusts"
-    uplink = (TrustsPuback if wrong else Uplink)(
-        settings(given), given["name"], journal, Clock(0, fast), Monitor(), given["key"],
-        Link(sockets=Sockets, poll=Sockets))
+    uplink = Uplink(settings(given), given["name"], journal, Clock(0, fast), Monitor(),
+                    given["key"], Link(sockets=Sockets, poll=Sockets))
     if given["frames"]:
         uplink._published = 0  # nothing of this lay in the journal at the start
         journal.uplink = uplink
-    if wrong:
-        uplink.trust()
+    if given["design"] == "trusts":
+        trust(uplink)
     now.append(uplink)
     watched = Watched(journal)
     longest_us = 0
