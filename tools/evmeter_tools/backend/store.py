@@ -14,7 +14,7 @@ import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evmeter_tools.backend import migrations, notices
-from evmeter_tools.backend.tables import keys, live, quarantine, records, sessions
+from evmeter_tools.backend.tables import keys, live, quarantine, records, sessions, works
 from evmeter_tools.errors import UserError
 
 STORED = "stored"
@@ -183,6 +183,10 @@ class Store:
                 known = held.get(entry.number) or first[entry.number].sha256
                 fates.append(REPEATED if known == entry.sha256 else CONFLICT)
             stored = [first[number] for number in first if number in fresh]
+            if fresh:
+                connection.execute(sql.insert(works), [
+                    {"device": device, "key_id": key_id, "seq": seq}
+                    for device, key_id, seq in sorted(fresh)])
             self._derive(connection, stored)
             self._set_aside(connection, entries, fates, at)
             notices.happened(self, connection, stored, at)

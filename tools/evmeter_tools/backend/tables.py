@@ -98,6 +98,51 @@ alarms = _table(
     _may("acked_by", sql.String(64)), _text("note", 500), _may("escalated_at"))
 sql.Index("ix_alarm_device_code", alarms.c.device, alarms.c.code)
 
+# -- what follows from the records, for reports; made by derive/, can be made anew --
+
+works = _table(  # stored records that are not in the tables below yet
+    "work", sql.Column("id", _NUMBER, primary_key=True), _device(),
+    _need("key_id", sql.String(8)), _need("seq", _BIG))
+sql.Index("ix_work_device", works.c.device)
+session_facts = _table(  # insight.session.ChargingSession.row(), and what sums are made of
+    "session_fact", sql.Column("id", _NUMBER, primary_key=True), _device(),
+    _need("sid", sql.String(36)), _need("key_id", sql.String(8)), _need("state", sql.String(8)),
+    _need("ok", sql.Integer), _may("start_ms"), _may("stop_ms"), _may("until_ms"),
+    _may("start_quality", sql.String(1)), _may("stop_quality", sql.String(1)),
+    _need("start_corrected", sql.Integer), _need("stop_corrected", sql.Integer),
+    _may("duration_s"), _may("energy_mwh"), _need("gap_mwh", _BIG),
+    _need("billable", sql.Integer), _need("why_not", sql.Text), _need("ended_by", sql.String(1)),
+    _need("outcome", sql.String(16)), _need("charging_ms", _BIG), _need("occupied_ms", _BIG),
+    _need("idle_ms", _BIG), _need("faults", sql.Integer), _may("split_ok", sql.Integer),
+    _need("currency", sql.String(3)), _may("cost_info_minor"), _need("by_tariff", sql.Text),
+    _need("phases", sql.Text), _need("changed_at", _BIG, index=True),
+    sql.UniqueConstraint("device", "sid"))
+sql.Index("ix_session_fact_device_start_ms", session_facts.c.device, session_facts.c.start_ms)
+happenings = _table(  # records that tell of a boot, an alarm, energy outside or their own delay
+    "happening", _device(primary_key=True), _need("key_id", sql.String(8), primary_key=True),
+    _need("seq", _BIG, primary_key=True), _need("at_ms", _BIG), _need("kind", sql.String(5)),
+    _may("outside_mwh"), _may("delay_ms"), _need("detail", sql.Text))
+load_days = _table(  # a day's quarters of an hour in UTC (derive/load.py); device "": all
+    "load_day", _device(primary_key=True), _need("day", sql.Integer, primary_key=True),
+    _need("timeless", sql.Boolean, primary_key=True), _need("quarters", sql.LargeBinary))
+covers = _table(  # times that a device's load profile covers, Unix s
+    "cover", _device(primary_key=True), _need("from_s", _BIG, primary_key=True),
+    _need("to_s", _BIG))
+alarm_spans = _table(  # what a device's events tell of its alarms, Unix s
+    "alarm_span", sql.Column("id", _NUMBER, primary_key=True), _device(index=True),
+    _need("code", sql.String(32)), _need("from_s", _BIG), _may("to_s"))
+downs = _table(  # outages by records and alarms, without overlap, Unix s
+    "down", _device(primary_key=True), _need("from_s", _BIG, primary_key=True), _may("to_s"))
+refusals = _table(  # attempts for which no session could open
+    "refusal", sql.Column("id", _NUMBER, primary_key=True), _device(index=True),
+    _need("at_ms", _BIG, index=True), _need("count", _BIG))
+tallies = _table(
+    "tally", _device(primary_key=True), _need("key_id", sql.String(8), primary_key=True),
+    _need("stored", _BIG), _need("bad", _BIG), _need("highest", _BIG),
+    _need("boots", _BIG, server_default="0"), _may("delay_p95_ms"))
+totals = _table(  # of the complete sessions that are sound
+    "total", _device(primary_key=True), _need("sessions", _BIG), _need("energy_mwh", _BIG))
+
 # -- what the operator has set up and done --
 
 sites = _table(

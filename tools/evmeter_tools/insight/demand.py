@@ -49,15 +49,24 @@ def demand(intervals, zone):
     for month, found in sorted(by_month.items()):
         energy_mwh = sum(mwh for _, mwh, _ in found)
         peak_s, peak_mwh, good = max(found, key=lambda entry: (entry[1], -entry[0]))
-        rows.append((
-            month, energy_mwh, power_mw(peak_mwh), zone.text(peak_s), "ok" if good else PARTIAL,
-            power_mw(energy_mwh, QUARTER_S * len(found)),
-            share(energy_mwh, peak_mwh * len(found)), len(found)))
+        rows.append(month_row(month, zone, energy_mwh, peak_s, peak_mwh, good, len(found)))
     unknown = [interval for interval in intervals if interval.quality == CLOCK]
+    return demand_table(zone, rows, len(unknown),
+                        sum(interval.energy_mwh for interval in unknown))
+
+
+def month_row(month, zone, energy_mwh, peak_s, peak_mwh, good, count):
+    """A month's row: `count` quarters are covered, the highest one began at `peak_s`."""
+    return (month, energy_mwh, power_mw(peak_mwh), zone.text(peak_s), "ok" if good else PARTIAL,
+            power_mw(energy_mwh, QUARTER_S * count), share(energy_mwh, peak_mwh * count), count)
+
+
+def demand_table(zone, rows, unknown, unknown_mwh):
+    """The table of these months; `unknown` intervals have no known time."""
     notes = ()
     if unknown:
         notes = ("%d intervals with %d mWh have no known time and are left out"
-                 % (len(unknown), sum(interval.energy_mwh for interval in unknown)),)
+                 % (unknown, unknown_mwh),)
     return Table("demand", "15-minute demand by month (%s)" % zone.name, (
         Column("month", "month"), Column("energy_mwh", "energy mWh"),
         Column("peak_mw", "peak mW", "highest mean power of a quarter of an hour"),
@@ -70,12 +79,18 @@ def demand(intervals, zone):
 
 def profile(intervals, zone, from_s, to_s):
     """Mean power of each quarter of an hour that is covered, over all devices."""
+    return profile_table(zone, ((start_s, mwh, good, QUARTER_S) for start_s, (mwh, good)
+                                in sorted(quarters(intervals).items())
+                                if from_s <= start_s < to_s))
+
+
+def profile_table(zone, found):
+    """The table of (start, Unix s; mWh; whether read whole; s that are covered)."""
     return Table("profile", "Load profile", (
         Column("start_s", "Unix s"), Column("local", "local time"),
         Column("power_mw", "mean mW"), Column("quality", "quality")),
-        [(start_s, zone.text(start_s), power_mw(mwh), "ok" if good else PARTIAL)
-         for start_s, (mwh, good) in sorted(quarters(intervals).items())
-         if from_s <= start_s < to_s])
+        [(start_s, zone.text(start_s), power_mw(mwh, length_s), "ok" if good else PARTIAL)
+         for start_s, mwh, good, length_s in found])
 
 
 def off_peak(intervals, zone, from_minute, to_minute, days=WEEKDAYS):

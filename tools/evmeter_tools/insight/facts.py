@@ -9,7 +9,7 @@ from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 
 REFUSED = "SESSION_REFUSED"
 _MOST_ONSETS = 1000  # that one event can tell of
-_LAST_S = 2**32  # the contract's times are before
+LAST_S = 2**32  # the contract's times are before
 _LONGEST_S = 7 * 86400  # an interval, joined ones too
 _QUARTER_S = 900
 _MOST = 2**50  # mWh or mW
@@ -111,7 +111,7 @@ def _one_key(facts, key_id, pairs, times, alive_ms, open_alarms):
     for row, message in pairs:
         kind = row.stream, row.verdict
         facts.by_stream[kind] = facts.by_stream.get(kind, 0) + 1
-        if not 0 <= whole(message, "ts", -1) < _LAST_S:
+        if not 0 <= whole(message, "ts", -1) < LAST_S:
             continue
         when = times.get(row.seq)
         at_ms = when.unix_ms if when else message["ts"] * 1000
@@ -124,27 +124,27 @@ def _one_key(facts, key_id, pairs, times, alive_ms, open_alarms):
             if last_ms is not None:
                 alive_ms[key_id, row.seq] = last_ms
         if row.kind == "alarm" and row.stream == "evt" and row.verdict == "ok":
-            _alarm(facts, message, at_ms, open_alarms, counts)
+            take_alarm(facts, message, at_ms, open_alarms, counts)
         if row.verdict == "ok" and whole(message, "out_mwh"):
             facts.outside.append((at_ms, message["out_mwh"]))
         if row.stream == "ivl" and row.verdict == "ok":
-            facts.intervals += _interval(facts.device, message)
+            facts.intervals += read_intervals(facts.device, message)
         if row.stream == "rec" and message.get("tq") != "U":
             facts.latency_ms.append(max(0, row.received_at - message["ts"] * 1000))
         last_ms = at_ms
 
 
-def _interval(device, message):
+def read_intervals(device, message):
     """The Interval of a message in a list, which is empty where it is none: nobody signs them."""
     start_s, length_s, energy_mwh, peak_mw = (
         whole(message, name, -_MOST) for name in ("t0", "len", "d_mwh", "p_max_mw"))
-    if (not 0 <= start_s < _LAST_S or start_s % _QUARTER_S or not 0 < length_s <= _LONGEST_S
+    if (not 0 <= start_s < LAST_S or start_s % _QUARTER_S or not 0 < length_s <= _LONGEST_S
             or max(abs(energy_mwh), abs(peak_mw)) >= _MOST):
         return []
     return [Interval(device, start_s, length_s, energy_mwh, peak_mw, str(message.get("q"))[:8])]
 
 
-def _alarm(facts, message, at_ms, open_alarms, counts):
+def take_alarm(facts, message, at_ms, open_alarms, counts):
     """Take an alarm's event. Changes in quick succession share one; `n` counts onsets since the
     boot."""
     code, count = str(message.get("code"))[:32], whole(message, "n", 0)

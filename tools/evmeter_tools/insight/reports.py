@@ -89,14 +89,20 @@ def _utilisation(facts, view):
 
 
 def _off_peak(facts, view):
-    split = use.tariff_split(_sessions(facts), view.from_ms, view.to_ms)
+    return off_peak_table(
+        view, use.tariff_split(_sessions(facts), view.from_ms, view.to_ms),
+        demand.off_peak(_intervals(facts, view), view.zone, *view.off_peak_minutes))
+
+
+def off_peak_table(view, split, by_hours):
+    """The off-peak share by the tariffs of a tariff_split, and by the hours (demand.off_peak)."""
     begin, end = view.off_peak_minutes
     return Table("off_peak", "Off-peak share", (
         Column("basis", "basis"), Column("off_peak_mwh", "off-peak mWh"),
         Column("energy_mwh", "of mWh"), Column("share_permille", "permille")), [
             ("tariffs " + ", ".join(view.off_peak), *use.off_peak_share(split, view.off_peak)),
             ("hours %02d:%02d to %02d:%02d" % (*divmod(begin, 60), *divmod(end, 60)),
-             *demand.off_peak(_intervals(facts, view), view.zone, begin, end))])
+             *by_hours)])
 
 
 REPORTS = {

@@ -40,11 +40,13 @@ class Table:
                             for column in self.columns],
                 "rows": self.dicts()}
 
-    def csv(self):
-        """CSV as in RFC 4180, the keys in the first line; texts are safe for a spreadsheet."""
+    def csv(self, head=True):
+        """CSV as in RFC 4180, the keys in the first line (`head`); texts are safe for a
+        spreadsheet."""
         out = io.StringIO()
         writer = csv.writer(out)
-        writer.writerow([column.key for column in self.columns])
+        if head:
+            writer.writerow([column.key for column in self.columns])
         writer.writerows([cell(value) for value in row] for row in self.rows)
         return out.getvalue()
 

@@ -39,14 +39,24 @@ def utilisation(sessions, from_ms, to_ms, rated_mw, down_ms=0):
     """Utilisation by its three names. `rated_mw`: {device: rated power, mW} of every station that
     counts, used or not; `down_ms`: time that all of them together were not available, for the
     adjusted share. Sessions whose time is unknown count nowhere."""
+    return utilisation_table(
+        *time_and_energy([session for session in sessions if session.device in rated_mw],
+                         from_ms, to_ms), from_ms, to_ms, rated_mw, down_ms)
+
+
+def time_and_energy(sessions, from_ms, to_ms):
+    """(charging ms, connected ms, mWh) of sessions within a period."""
+    found = [session for session in sessions if _inside(session, from_ms, to_ms)]
+    return (sum(session.phase_ms((CHARGING,), from_ms, to_ms) for session in found),
+            sum(min(session.stop_ms, to_ms) - max(session.start_ms, from_ms)
+                for session in found),
+            sum(energy_inside(session, from_ms, to_ms) for session in found))
+
+
+def utilisation_table(charging_ms, occupied_ms, energy_mwh, from_ms, to_ms, rated_mw, down_ms):
+    """The shares that these sums are; see utilisation."""
     period_ms = to_ms - from_ms
     whole_ms = period_ms * len(rated_mw)
-    found = [session for session in sessions
-             if session.device in rated_mw and _inside(session, from_ms, to_ms)]
-    charging_ms = sum(session.phase_ms((CHARGING,), from_ms, to_ms) for session in found)
-    occupied_ms = sum(min(session.stop_ms, to_ms) - max(session.start_ms, from_ms)
-                      for session in found)
-    energy_mwh = sum(energy_inside(session, from_ms, to_ms) for session in found)
     rated_mwh = sum(rated_mw.values()) * period_ms // _HOUR_MS
     up_mwh = rated_mwh * max(0, whole_ms - down_ms) // whole_ms if whole_ms else 0
     rows = [
@@ -75,6 +85,11 @@ def starts(sessions, zone, from_ms, to_ms):
     for at_ms in range(from_ms, to_ms, _QUARTER_MS):
         weekday, hour = zone.weekday_hour(at_ms // 1000)
         quarters[weekday][hour] += 1
+    return starts_table(zone, counts, quarters)
+
+
+def starts_table(zone, counts, quarters):
+    """The heat map of 7 lists of 24 counts each."""
     return Table("starts", "Session starts by weekday and hour (%s)" % zone.name, (
         Column("weekday", "day"), Column("hour", "hour", "local time"),
         Column("starts", "starts"),
@@ -119,6 +134,12 @@ def concurrency(sessions, zone, from_ms, to_ms, places):
             weekday, hour = zone.weekday_hour(step_ms // 1000)
             most[weekday][hour] = max(most[weekday][hour], count)
             step_ms += _QUARTER_MS - step_ms % _QUARTER_MS
+    return concurrency_table(zone, most, at_most_ms, first_ms, places)
+
+
+def concurrency_table(zone, most, at_most_ms, first_ms, places):
+    """The table of what a sweep has found: the highest number in each hour of the week, and for
+    each number of cars, how long and when first."""
     peak = max(at_most_ms, default=0)
     full_ms = sum(ms for number, ms in at_most_ms.items() if number >= places)
     rows = [("all", None, peak, at_most_ms.get(peak, 0) // 1000, full_ms // 1000,
@@ -145,13 +166,19 @@ def distribution(sessions, from_ms, to_ms):
         ("charging_s", [session.charging_ms // 1000 for session in found]),
         ("mean_power_mw", [(session.energy_mwh - session.gap_mwh) * _HOUR_MS
                            // session.charging_ms for session in found if session.charging_ms]))
+    return distribution_table(
+        [(name, len(values), sum(values), min(values, default=None), median(values),
+          quantile(values, 900), max(values, default=None), share(sum(values), len(values), 1))
+         for name, values in figures])
+
+
+def distribution_table(rows):
+    """The table of these figures."""
     return Table("sessions", "Sessions", (
         Column("figure", "figure"), Column("count", "sessions"), Column("sum", "sum"),
         Column("least", "least"), Column("median", "median"),
         Column("p90", "p90", "nearest rank"), Column("most", "most"), Column("mean", "mean")),
-        [(name, len(values), sum(values), min(values, default=None), median(values),
-          quantile(values, 900), max(values, default=None), share(sum(values), len(values), 1))
-         for name, values in figures])
+        rows)
 
 
 def overstay(sessions, from_ms, to_ms, grace_ms=GRACE_MS):
@@ -191,6 +218,11 @@ def tariff_split(sessions, from_ms, to_ms):
         for name, mwh in parts.items():
             energy[name] = energy.get(name, 0) + mwh
             count[name] = count.get(name, 0) + 1
+    return tariff_table(energy, count)
+
+
+def tariff_table(energy, count):
+    """The table of energy and number of sessions by tariff."""
     whole = sum(energy.values())
     return Table("tariffs", "Energy by tariff", (
         Column("tariff", "tariff"), Column("sessions", "sessions"),
@@ -217,7 +249,12 @@ def outcomes(sessions, from_ms, to_ms, refused=0, least_ms=0):
         outcome = session.outcome
         if outcome != "never_charged" or session.occupied_ms >= least_ms:
             counts[outcome] += 1
-    counts["refused"] = refused
+    return outcomes_table(counts, refused)
+
+
+def outcomes_table(counts, refused):
+    """The table of the numbers of each outcome."""
+    counts = {**counts, "refused": refused}
     ended = sum(counts.values()) - counts[OPEN]
     words = {**OUTCOMES, "refused": "no session could be opened"}
     return Table("outcomes", "Charging success", (

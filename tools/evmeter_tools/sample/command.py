@@ -8,6 +8,20 @@ import typer
 
 from evmeter_tools.sample import fill as filling
 
+_TELL_S = 5
+
+
+class Progress:
+    """Prints how far a filling is, now and then."""
+
+    def __init__(self):
+        self._due_s = time.monotonic() + _TELL_S
+
+    def __call__(self, what, done, of):
+        if time.monotonic() > self._due_s:
+            self._due_s = time.monotonic() + _TELL_S
+            print("%s: %d of %d" % (what, done, of), flush=True)
+
 
 def fill(
     out: Annotated[Path, typer.Argument(help="SQLite file to make")],
@@ -25,5 +39,5 @@ def fill(
     """
     begun = time.monotonic()
     rows = filling.fill(out, devices, sessions, seed=seed, days=days, records=records,
-                        signed=signed)
+                        signed=signed, tell=Progress())
     print("%d rows written to %s in %d s" % (rows, out, time.monotonic() - begun))

@@ -2,7 +2,7 @@
 
 Records have the form and the length of real ones, in sound order with registers that go on. Signed
 ones verify; else one signature serves for all, which takes half the time. All devices have one
-key, whose secret is 1.
+key, whose secret is 1. derived.py writes what a collector and people would have left beside them.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from evmeter_tools.backend.store import Store
 from evmeter_tools.errors import UserError
+from evmeter_tools.sample import derived
 
 # of the secret 1
 _SPKI = ("3059301306072a8648ce3d020106082a8648ce3d030107034200046b17d1f2e12c4247f8bce6e563a440f2"
@@ -187,15 +188,16 @@ def _insert(connection, table, columns):
         ", ".join("?" * len(columns)))
 
 
-def fill(path, devices, sessions, end_s=None, seed=1, days=365, records=True, signed=False):
+def fill(path, devices, sessions, end_s=None, seed=1, days=365, records=True, signed=False,
+         tell=lambda *_: None):
     """Make an SQLite database at `path`, which must not exist, with so many devices and sessions.
 
     records  without, only the keys and the derived rows are written, which takes a fifth of the
              time and a tenth of the room
     signed   whether the records verify
+    tell     is called with (what is written, how many of them are done, of how many)
 
-    Derived rows go into the table `session`, where the backend has one. Returns the number of
-    rows written. Raises UserError.
+    Returns the number of rows written. Raises UserError.
     """
     if "://" in str(path):
         raise UserError("only an SQLite file can be filled")
@@ -210,11 +212,21 @@ def fill(path, devices, sessions, end_s=None, seed=1, days=365, records=True, si
         # nobody else reads it yet, and it can be made again
         for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-200000"):
             connection.execute("PRAGMA " + pragma)
-        return _write(connection, plans(devices, sessions, end_s, seed, days), devices, end_s,
-                      _Signer(signed) if records else None)
+        wanted = devices, sessions, end_s, seed, days
+        written = _write(connection, _told(plans(*wanted), sessions, tell), devices, end_s,
+                         _Signer(signed) if records else None)
+        return written + derived.write(
+            connection, devices, plans(*wanted), end_s, days, _KEY_ID, name,
+            lambda done, of: tell("chargers", done, of))
     finally:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.close()
+
+
+def _told(wanted, count, tell):
+    for number, plan in enumerate(wanted):
+        tell("sessions", number, count)
+        yield plan
 
 
 def _write(connection, wanted, devices, end_s, signer):

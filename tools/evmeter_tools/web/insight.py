@@ -1,85 +1,189 @@
 """Reports for the pages, and what is decided for bills: the figures are those of insight/ and
 billing/."""
 
-import threading
-from collections import OrderedDict
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sql
 
 from evmeter_tools.backend.store import now_ms
-from evmeter_tools.backend.tables import chargers, gap_decisions, keys, records, sessions
+from evmeter_tools.backend.tables import chargers, gap_decisions, keys, sessions
 from evmeter_tools.billing.cdr import Billing
 from evmeter_tools.billing.gaps import PENDING, GapDecisions
 from evmeter_tools.billing.party import read_operator
 from evmeter_tools.billing.price import Held
 from evmeter_tools.errors import UserError
-from evmeter_tools.insight.facts import load
+from evmeter_tools.insight import many
+from evmeter_tools.insight.columns import Columns
+from evmeter_tools.insight.held import held_facts
 from evmeter_tools.insight.local import LocalTime
-from evmeter_tools.insight.reports import View, report
+from evmeter_tools.insight.reports import View, off_peak_table, report
+from evmeter_tools.insight.workup import waiting, work_up
 
-_MOST_DEVICES = 200  # in one report: each is read whole
-_MOST_KEPT = 500
 _LONGEST_MS = 5 * 366 * 86_400_000
+_CATCH_UP_S = 0.05  # so long a report works on what came in since; beyond it says how much waits
+_CHUNK = 100  # chargers at once in a file
+_FEW = 400  # chargers, of which what waits is counted alone
+_STEPS = (1, 4, 16, 96)  # quarters of an hour in a point of a long load profile
+
+
+@dataclass
+class Wanted:
+    """What a report is asked about: a View without stations, and which chargers; `devices` is
+    None for all."""
+
+    name: str
+    view: View
+    devices: list | None
 
 
 class Reports:
-    """Makes reports, and remembers what was read of each device until it has sent more."""
+    """Makes reports from what insight/workup.py has written of the records."""
 
     def __init__(self, store):
         self._store = store
-        self._kept = OrderedDict()  # device -> (its newest record's time and number, facts)
-        self._lock = threading.Lock()
+        self._columns = Columns(store)
+        self._zones = {}
 
-    def _devices(self, site, device):
-        query = sql.select(keys.c.device).distinct()
-        if device:
-            query = query.where(keys.c.device == device)
-        elif site:
-            query = query.join(chargers, chargers.c.device == keys.c.device).where(
-                chargers.c.site == site)
-        with self._store.engine.connect() as connection:
-            found = sorted(connection.execute(query.limit(_MOST_DEVICES + 1)).scalars())
-            if len(found) > _MOST_DEVICES:
-                raise UserError("more than %d chargers: choose a site or a charger"
-                                % _MOST_DEVICES)
-            rated = dict(connection.execute(sql.select(
-                chargers.c.device, chargers.c.rated_w).where(
-                    chargers.c.device.in_(found), chargers.c.rated_w > 0)).all())
-            stamps = {row[0]: (row[1], row[2]) for row in connection.execute(sql.select(
-                records.c.device, sql.func.max(records.c.received_at),
-                sql.func.count()).where(records.c.device.in_(found)).group_by(
-                    records.c.device))}
-        return found, rated, stamps
+    def warm(self):
+        """Read what is kept in memory."""
+        self._columns.use()
 
-    def facts(self, site="", device=""):
-        """({device: DeviceFacts}, {device: rated power in mW}). Raises UserError where that would
-        be too many."""
-        found, rated, stamps = self._devices(site, device)
-        with self._lock:
-            stale = [name for name in found
-                     if name not in self._kept or self._kept[name][0] != stamps.get(name)]
-            for name, facts in load(self._store, stale).items():
-                self._kept[name] = stamps.get(name), facts
-            for name in found:
-                self._kept.move_to_end(name)
-            facts = {name: self._kept[name][1] for name in found}
-            while len(self._kept) > max(_MOST_KEPT, len(found)):
-                self._kept.popitem(last=False)
-        return facts, {name: watts * 1000 for name, watts in rated.items()}
+    def _zone(self, name):
+        if name not in self._zones:
+            if len(self._zones) > 20:
+                self._zones.clear()
+            self._zones[name] = LocalTime(name)
+        return self._zones[name]
 
-    def table(self, name, zone, from_ms, to_ms, site="", device=""):
-        """The Table of a report over a period in Unix ms. Raises UserError."""
+    def wanted(self, name, zone, from_ms, to_ms, site="", device=""):
+        """A Wanted. Raises UserError for a period or a zone that is none."""
         if not 0 <= from_ms < to_ms <= from_ms + _LONGEST_MS:
             raise UserError("the period must end after it begins and be at most 5 years long")
-        local = LocalTime(zone)
-        facts, rated_mw = self.facts(site, device)
-        return report(name, facts, View(local, from_ms, to_ms, rated_mw))
+        view = View(self._zone(zone), from_ms, to_ms)
+        query = None
+        if device:
+            query = sql.select(keys.c.device).distinct().where(keys.c.device == device)
+        elif site:
+            query = sql.select(chargers.c.device).where(
+                chargers.c.site == site, chargers.c.device.in_(sql.select(keys.c.device)))
+        found = None if query is None else sorted(self._scalars(query))
+        work_up(self._store, _CATCH_UP_S, found if found and len(found) <= _FEW else None)
+        return Wanted(name, view, found)
 
-    def session(self, device, sid):
-        """The ChargingSession of insight/, None where there is none."""
-        facts, _ = self.facts(device=device)
-        own = facts.get(device)
-        return next((each for each in own.sessions if each.sid == sid), None) if own else None
+    def waiting(self, wanted):
+        """How many records are stored that the report does not have yet."""
+        few = wanted.devices if wanted.devices and len(wanted.devices) <= _FEW else None
+        return waiting(self._store, few)
+
+    def _scalars(self, query):
+        with self._store.engine.connect() as connection:
+            return connection.execute(query).scalars().all()
+
+    def _rated_mw(self, devices):
+        query = sql.select(chargers.c.device, chargers.c.rated_w).where(chargers.c.rated_w > 0)
+        if devices is not None and len(devices) <= _FEW:
+            query = query.where(chargers.c.device.in_(devices))
+        with self._store.engine.connect() as connection:
+            found = {device: watts * 1000 for device, watts in connection.execute(query)}
+        if devices is None:
+            return found
+        chosen = set(devices)
+        return {device: mw for device, mw in found.items() if device in chosen}
+
+    # -- over all chargers at once --
+
+    def whole(self, wanted, thin=False):
+        """The Table of one of WHOLE. `thin`: a long load profile has fewer points."""
+        return WHOLE[wanted.name](self, wanted, thin)
+
+    def _chosen(self, wanted):
+        chosen = self._columns.use()
+        return chosen if wanted.devices is None else chosen.of(wanted.devices)
+
+    def _period(self, wanted):
+        return wanted.view.from_ms, wanted.view.to_ms
+
+    def _utilisation(self, wanted, _thin):
+        rated_mw = self._rated_mw(wanted.devices)
+        from_ms, to_ms = self._period(wanted)
+        down_s = many.down_s(self._store, rated_mw, from_ms // 1000, to_ms // 1000)
+        return many.utilisation(self._store, self._chosen(wanted), from_ms, to_ms, rated_mw,
+                                down_s * 1000)
+
+    def _starts(self, wanted, _thin):
+        return many.starts(self._chosen(wanted), wanted.view.zone, *self._period(wanted))
+
+    def _concurrency(self, wanted, _thin):
+        return many.concurrency(self._chosen(wanted), wanted.view.zone, *self._period(wanted),
+                                len(self._rated_mw(wanted.devices)))
+
+    def _sessions(self, wanted, _thin):
+        return many.distribution(self._chosen(wanted), *self._period(wanted))
+
+    def _tariffs(self, wanted, _thin):
+        return many.tariff_split(self._chosen(wanted), *self._period(wanted))
+
+    def _outcomes(self, wanted, _thin):
+        refused = many.refused(self._store, wanted.devices, *self._period(wanted))
+        return many.outcomes(self._chosen(wanted), *self._period(wanted), refused)
+
+    def _load(self, wanted):
+        from_ms, to_ms = self._period(wanted)
+        return many.Profile(self._store, wanted.devices, -(-from_ms // 1000), -(-to_ms // 1000))
+
+    def _demand(self, wanted, _thin):
+        return many.load_demand(self._load(wanted), wanted.view.zone)
+
+    def _profile(self, wanted, thin):
+        return many.load_profile(self._load(wanted), wanted.view.zone,
+                                 _STEPS if thin else _STEPS[:1])
+
+    def _off_peak(self, wanted, thin):
+        view = wanted.view
+        return off_peak_table(view, self._tariffs(wanted, thin), many.off_peak(
+            self._load(wanted), view.zone, *view.off_peak_minutes))
+
+    # -- charger by charger --
+
+    def count(self, wanted):
+        """How many chargers it is about."""
+        if wanted.devices is not None:
+            return len(wanted.devices)
+        return self._scalars(sql.select(sql.func.count(keys.c.device.distinct())))[0]
+
+    def part(self, wanted, limit, offset=0, after=None):
+        """(Table, the last charger in it) of `limit` chargers in the order of their names; the
+        charger is None where there are no more."""
+        if wanted.devices is not None:
+            found = wanted.devices[offset:] if after is None else [
+                name for name in wanted.devices if name > after]
+            found = found[:limit]
+        else:
+            query = sql.select(keys.c.device).distinct().order_by(keys.c.device).limit(limit)
+            found = self._scalars(query.offset(offset) if after is None
+                                  else query.where(keys.c.device > after))
+        from_ms, to_ms = self._period(wanted)
+        facts = held_facts(self._store, found, from_ms, to_ms)
+        view = replace(wanted.view, rated_mw=self._rated_mw(found) if found else {})
+        return report(wanted.name, facts, view), found[-1] if len(found) == limit else None
+
+    def csv(self, wanted):
+        """A report as CSV, piece by piece."""
+        if wanted.name in WHOLE:
+            yield self.whole(wanted).csv()
+            return
+        table, after = self.part(wanted, _CHUNK)
+        yield table.csv()
+        while after is not None:
+            table, after = self.part(wanted, _CHUNK, after=after)
+            yield table.csv(head=False)
+
+
+WHOLE = {
+    "utilisation": Reports._utilisation, "starts": Reports._starts, "demand": Reports._demand,
+    "profile": Reports._profile, "concurrency": Reports._concurrency,
+    "sessions": Reports._sessions, "tariffs": Reports._tariffs, "off_peak": Reports._off_peak,
+    "outcomes": Reports._outcomes}
 
 
 class Decisions(GapDecisions):

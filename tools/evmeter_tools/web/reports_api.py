@@ -4,9 +4,11 @@ import hmac
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from evmeter_tools.billing.cdr import text as cdr_text
 from evmeter_tools.insight.reports import REPORTS
+from evmeter_tools.insight.workup import session_of
 from evmeter_tools.web import forms, insight, metrics
 from evmeter_tools.web.access import note
 from evmeter_tools.web.api import COOKIE, Operator, Viewer, found
@@ -16,10 +18,6 @@ _V1 = "/api/v1"
 _Name = Literal[tuple(REPORTS)]
 _From = Annotated[int, Query(ge=0, le=2**53)]
 _Zone = Annotated[str, Query(pattern=r"^[A-Za-z0-9_+/,.:<>-]{1,64}$")]
-
-
-def _table(request, name, from_ms, to_ms, zone, site, device):
-    return request.app.state.reports.table(name, zone, from_ms, to_ms, site, device)
 
 
 @router.get(_V1 + "/insight")
@@ -32,16 +30,29 @@ def names(who: Viewer) -> list[str]:
 def report_csv(request: Request, who: Viewer, name: _Name, from_ms: _From, to_ms: _From,
                zone: _Zone = "UTC", site: forms.Search = "", device: forms.Search = ""):
     """A report as CSV."""
-    table = _table(request, name, from_ms, to_ms, zone, site, device)
-    return Response(table.csv(), media_type="text/csv; charset=utf-8", headers={
-        "content-disposition": 'attachment; filename="%s.csv"' % name})
+    reports = request.app.state.reports
+    wanted = reports.wanted(name, zone, from_ms, to_ms, site, device)
+    return StreamingResponse(reports.csv(wanted), media_type="text/csv; charset=utf-8", headers={
+        "content-disposition": 'attachment; filename="%s.csv"' % name,
+        "x-records-waiting": str(reports.waiting(wanted))})
 
 
 @router.get(_V1 + "/insight/{name}")
 def report(request: Request, who: Viewer, name: _Name, from_ms: _From, to_ms: _From,
-           zone: _Zone = "UTC", site: forms.Search = "", device: forms.Search = ""):
-    """A report over a period: title, columns, rows. Energies are mWh, shares thousandths."""
-    return _table(request, name, from_ms, to_ms, zone, site, device).json()
+           zone: _Zone = "UTC", site: forms.Search = "", device: forms.Search = "",
+           limit: forms.Limit = 100, offset: forms.Offset = 0):
+    """A report over a period: title, columns, rows. Energies are mWh, shares thousandths. One
+    that goes charger by charger is of `limit` chargers of all `chargers`; `waiting` tells how
+    many stored records are not in it yet."""
+    reports = request.app.state.reports
+    wanted = reports.wanted(name, zone, from_ms, to_ms, site, device)
+    if name in insight.WHOLE:
+        found = reports.whole(wanted, thin=True).json()
+    else:
+        table, _ = reports.part(wanted, limit, offset)
+        found = {**table.json(), "chargers": reports.count(wanted), "limit": limit,
+                 "offset": offset}
+    return JSONResponse({**found, "waiting": reports.waiting(wanted)})
 
 
 @router.get(_V1 + "/billing/gaps")
@@ -66,7 +77,7 @@ def decide(request: Request, who: Operator, device: forms.Device, sid: forms.Sid
 def cdr(request: Request, who: Viewer, device: forms.Device, sid: forms.Sid):
     """The OCPI 2.2.1 CDR that the session would get now; `evmeter cdr make` keeps them."""
     state = request.app.state
-    session = found(state.reports.session(device, sid), "session")
+    session = found(session_of(state.store, device, sid), "session")
     made = insight.cdr(state.store, session, state.settings.operator)
     return Response(cdr_text(made), media_type="application/json")
 
