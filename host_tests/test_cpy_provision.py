@@ -1,6 +1,7 @@
 """`evmeter provision` on the host board and over a serial port."""
 
 import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -57,6 +58,26 @@ def test_a_device_is_commissioned_enrolled_and_labelled(file, tmp_path):
     assert base64.b64decode(written["mqtt"]["ca"]) == b"der" * 30
     code, out, _ = _provision(*arguments)  # once more: key and journal stay
     assert code == 0 and json.loads(out) == {**known, "formatted": False}
+
+
+def test_the_log_in_is_made_where_the_brokers_folder_is_given(file, tmp_path):
+    folder, broker = tmp_path / "run", tmp_path / "broker"
+    code, out, error = _provision(file, "--dir", folder, "--broker-dir", broker)
+    assert code == 0 and "its log-in is in" in out, error
+    mqtt = json.loads((folder / "config.json").read_text())["mqtt"]
+    assert mqtt["user"] == "charger-17"
+    held = dict(line.split(":", 1) for line in (broker / "passwords").read_text().splitlines())
+    _, kind, rounds, salt, digest = held["charger-17"].split("$")
+    assert kind == "7" and base64.b64decode(digest) == hashlib.pbkdf2_hmac(
+        "sha512", mqtt["password"].encode(), base64.b64decode(salt), int(rounds))
+    assert mqtt["password"] not in out
+    # another log-in is not overwritten, and none is made for a device that took nothing
+    file.write_text(json.dumps({**_CONFIG, "mqtt": {**_CONFIG["mqtt"], "user": "somebody"}}))
+    code, _, error = _provision(file, "--dir", folder, "--broker-dir", broker)
+    assert code == 2 and "logs in by its id" in error
+    file.write_text(json.dumps({**_CONFIG, "id": "charger-19", "meter": {"profile": "none"}}))
+    code, _, error = _provision(file, "--dir", folder, "--broker-dir", broker)
+    assert code == 2 and "charger-19" not in (broker / "passwords").read_text()
 
 
 @pytest.mark.parametrize("over_a_port", [False, True])

@@ -63,13 +63,13 @@ class Credentials:
         """What the collector logs in with."""
         return self._secret.read_text().strip()
 
-    def add(self, device):
-        """A new password for a device, in place of the one that it had; returns it: it is not
-        kept in the clear. Raises UserError."""
+    def add(self, device, password=None):
+        """A new password for a device, in place of the one that it had, `password` or a random
+        one; returns it: it is not kept in the clear. Raises UserError."""
         if not is_device(device):
             raise UserError("%r is no device id: 1 to 20 of A-Z a-z 0-9 _ -, not beginning with _"
                             % device[:40])
-        password = secrets.token_urlsafe(24)
+        password = password or secrets.token_urlsafe(24)
         with self._locked():
             self._put(device, password)
         self._reload()

@@ -3,12 +3,14 @@
 import base64
 import json
 import re
+import secrets
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from evmeter_tools import firmware
+from evmeter_tools.backend.credentials import Credentials
 from evmeter_tools.device import run
 from evmeter_tools.device.label import label as make_label
 from evmeter_tools.errors import UserError
@@ -73,8 +75,8 @@ def _ask_meter(scan_port):
     return meter
 
 
-def _ask(scan_port):
-    """The configuration by questions."""
+def _ask(scan_port, makes_login):
+    """The configuration by questions; `makes_login`: the log-in is none of them."""
     config = {"id": typer.prompt("Charger's id (A-Z a-z 0-9 _ -, at most 20)")}
     evse_id = typer.prompt("EVSE id for the records (empty: none)", default="")
     if evse_id:
@@ -89,7 +91,7 @@ def _ask(scan_port):
         mqtt["ca"] = _der(Path(ca), "mqtt.ca")
     else:
         mqtt["tls"] = "off" if mqtt["port"] == 1883 else "insecure"
-    user = typer.prompt("User at the broker (empty: none)", default="")
+    user = "" if makes_login else typer.prompt("User at the broker (empty: none)", default="")
     if user:
         mqtt["user"] = user
         mqtt["password"] = typer.prompt("Password", hide_input=True)
@@ -125,6 +127,19 @@ def _put(text, port, folder, config):
         raise UserError("%s: the configuration was not taken" % port)
 
 
+def _give_login(config):
+    """Put a new log-in into the configuration; returns its password. Raises UserError where the
+    configuration has another one."""
+    mqtt = config.get("mqtt")
+    if not isinstance(mqtt, dict):
+        raise UserError("mqtt: must be there for a log-in")
+    if mqtt.get("user", config.get("id")) != config.get("id"):
+        raise UserError("mqtt.user is %.40s: at this broker a device logs in by its id; leave it "
+                        "out, or leave out --broker-dir" % mqtt["user"])
+    mqtt["user"], mqtt["password"] = config.get("id"), secrets.token_urlsafe(24)
+    return mqtt["password"]
+
+
 def _enrol(known, db):
     from evmeter_tools.backend.store import Store
 
@@ -149,6 +164,9 @@ def provision(
         str | None, typer.Option(help="Serial port on which to look for the meter first")] = None,
     db: Annotated[
         str | None, typer.Option(help="Database of the backend, to enrol the key in")] = None,
+    broker_dir: Annotated[Path | None, typer.Option(
+        help="Folder of the backend's broker (backend run --dir): a log-in is made there")
+    ] = None,
     label: Annotated[
         Path | None, typer.Option(help="File for the label, PDF of 100 x 62 mm")] = None,
     page: Annotated[
@@ -165,17 +183,21 @@ def provision(
 
     Nothing is touched before the configuration was checked whole. A key and a journal that are
     there are kept; where the journal's flash holds something else, that is kept too, and told.
+    With --broker-dir the device gets a new log-in at the broker, too.
 
     Example: evmeter provision charger-17.json --port /dev/ttyUSB0 --label charger-17.pdf
     """
     if (port is None) == (folder is None):
         raise UserError("give the device as --port or the host board's run folder as --dir")
-    config = _read(file) if file else _ask(scan)
+    config = _read(file) if file else _ask(scan, broker_dir is not None)
+    if save:
+        asked = json.dumps(config, indent=1) + "\n"
+    password = _give_login(config) if broker_dir else None
     text = _check(config)
     if label:  # an address that is none is told before, too
         make_label("x", "x", "00", page)
     if save:
-        save.write_text(json.dumps(config, indent=1) + "\n")
+        save.write_text(asked)
     _put(text, port, folder, config)
     try:
         known = next((one for one in run.objects(_PROGRAM % erase, port=port, folder=folder)
@@ -186,6 +208,8 @@ def provision(
     if not known or "error" in known:
         raise UserError(known["error"] if known else
                         "the device made no key; is the firmware on it?")
+    if broker_dir:  # the device has it: from now on nobody else gets in by its name
+        Credentials(broker_dir).add(known["id"], password)
     if db:
         _enrol(known, db)
     if label:
@@ -198,5 +222,7 @@ def provision(
     print("public key %s" % known["spki"])
     print("enrolled in %s" % db if db else
           "not enrolled: evmeter backend enrol %s %s..." % (known["id"], known["spki"][:16]))
+    if broker_dir:
+        print("its log-in is in %s" % broker_dir)
     if label:
         print("label in %s" % label)
