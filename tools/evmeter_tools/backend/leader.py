@@ -19,6 +19,7 @@ from evmeter_tools.backend.live import SUBSCRIPTIONS, Live
 from evmeter_tools.backend.outbox import Channels, Outbox
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.errors import UserError
+from evmeter_tools.insight.workup import work_up
 
 log = logging.getLogger("evmeter.leader")
 
@@ -29,6 +30,7 @@ _TICK_S = 0.25
 _GAPS_S = 5
 _ALARMS_S = 1
 _CLEAN_S = 600
+_LONGEST_PAUSE_S = 2
 _SAMPLES_MS = 7 * 86_400_000
 
 
@@ -107,7 +109,7 @@ class Leader:
         self._due = {}
         self.leads = threading.Event()
         self._threads = [threading.Thread(target=target, name=target.__name__, daemon=True)
-                         for target in (self._lead, self._follow, self._tell)]
+                         for target in (self._lead, self._follow, self._tell, self._work_up)]
 
     def start(self):
         """Take the lead where it is free, now or later."""
@@ -201,6 +203,26 @@ class Leader:
                     log.error("outbox: %s", str(error).splitlines()[0])
                 except Exception:
                     log.exception("the outbox goes on")
+
+    def _work_up(self):
+        """What reports are made of follows the records: a quarter of the time at most, collecting
+        comes first."""
+        while not self._stopping.wait(_TICK_S):
+            if not self.leads.is_set():
+                continue
+            begun = time.monotonic()
+
+            def pause():
+                nonlocal begun
+                stops = self._stopping.wait(min(3 * (time.monotonic() - begun), _LONGEST_PAUSE_S))
+                begun = time.monotonic()
+                return stops or not self.leads.is_set()
+
+            try:
+                work_up(self._store, pause=pause)
+            except SQLAlchemyError as error:
+                log.error("reports: %s", str(error).splitlines()[0])
+                self._stopping.wait(_TRY_S)
 
     # -- live messages --
 

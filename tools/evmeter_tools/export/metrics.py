@@ -1,7 +1,7 @@
-"""Prometheus metrics in its text format, from figures that the store counts or the caller has."""
+"""Prometheus metrics in its text format, from figures that the store counts or the caller has.
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+Written out here: the client library takes 10 us a line, which is a second for 10,000 devices.
+"""
 
 # name -> (counter or not, help, labels)
 FAMILIES = {
@@ -17,24 +17,14 @@ FAMILIES = {
     "evmeter_power_mw": (False, "Power as it was last told, mW", ("device",)),
     "evmeter_alarms": (False, "Active alarms", ("device", "severity")),
     "evmeter_last_word_seconds": (False, "Age of the newest message", ("device",)),
+    "evmeter_records_waiting": (False, "Stored, but not in evmeter_sessions and _energy yet", ()),
     "evmeter_record_delay_seconds": (
         False, "95th percentile from the making of a record to its storing", ("device",)),
 }
 
 
-class _Families:
-    def __init__(self, values):
-        self._values = values
-
-    def collect(self):
-        for name, (counts, text, labels) in FAMILIES.items():
-            if name not in self._values:
-                continue
-            kind = CounterMetricFamily if counts else GaugeMetricFamily
-            family = kind(name, text, labels=labels)
-            for key, value in sorted(self._values[name].items()):
-                family.add_metric([str(part) for part in key], value)
-            yield family
+def _label(value):
+    return str(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r'\"')
 
 
 def text(values):
@@ -43,9 +33,18 @@ def text(values):
     unknown = set(values) - set(FAMILIES)
     if unknown:
         raise ValueError("no metric %s" % ", ".join(sorted(unknown)))
-    registry = CollectorRegistry()
-    registry.register(_Families(values))
-    return generate_latest(registry)
+    lines = []
+    for name, (counts, words, labels) in FAMILIES.items():
+        if name not in values:
+            continue
+        sample = name + "_total" if counts else name
+        lines.append("# HELP %s %s\n# TYPE %s %s\n" % (
+            sample, words, sample, "counter" if counts else "gauge"))
+        line = sample + ("{%s} %%s\n" % ",".join('%s="%%s"' % label for label in labels)
+                         if labels else " %s\n")
+        lines += [line % (*map(_label, key), value)
+                  for key, value in sorted(values[name].items())]
+    return "".join(lines).encode()
 
 
 def values_of(facts, quarantined=()):

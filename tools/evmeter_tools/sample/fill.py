@@ -6,6 +6,7 @@ key, whose secret is 1. derived.py writes what a collector and people would have
 """
 
 import hashlib
+import json
 import random
 import sqlite3
 import time
@@ -61,19 +62,22 @@ class Plan:
         """What a derived row may hold: by the names of the backend's table and of
         ChargingSession.row()."""
         begin_ms, end_ms = self.begin_s * 1000, self.end_s * 1000
-        full_ms = begin_ms + self.charging_s * 1000
+        # the event comes 5 s after the car did
+        asks_ms = min(begin_ms + 5000, end_ms)
+        full_ms = min(asks_ms + self.charging_s * 1000, end_ms)
+        phases = [("unknown", begin_ms, asks_ms), ("charging", asks_ms, full_ms),
+                  ("finished_estimated", full_ms, end_ms)]
         return {"device": self.device, "sid": self.sid, "key_id": _KEY_ID, "state": "complete",
                 "begin_ms": begin_ms, "begin_mwh": self.begin_mwh, "end_ms": end_ms, "tx": "E",
                 "changed_at": end_ms, "energy_mwh": self.energy_mwh, "gap_mwh": 0, "billable": 1,
                 "ok": 1, "start_ms": begin_ms, "stop_ms": end_ms, "start_quality": "S",
                 "stop_quality": "S", "start_corrected": 0, "stop_corrected": 0,
                 "duration_s": self.end_s - self.begin_s, "why_not": "", "ended_by": "E",
-                "outcome": "success", "charging_s": self.charging_s,
+                "outcome": "success", "charging_s": (full_ms - asks_ms) // 1000,
                 "occupied_s": self.end_s - self.begin_s,
-                "idle_s": self.end_s - self.begin_s - self.charging_s, "faults": 0,
+                "idle_s": (end_ms - full_ms) // 1000, "faults": 0,
                 "split_ok": None, "currency": "EUR", "cost_info_minor": None, "by_tariff": "{}",
-                "phases": '[["charging", %d, %d], ["finished_estimated", %d, %d]]' % (
-                    begin_ms, full_ms, full_ms, end_ms)}
+                "phases": json.dumps([phase for phase in phases if phase[2] > phase[1]])}
 
 
 def name(number):

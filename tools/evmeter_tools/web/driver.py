@@ -43,10 +43,13 @@ def verdict(store, device, sid):
     with store.engine.connect() as connection:
         trusted = dict(connection.execute(sql.select(keys.c.key_id, keys.c.spki).where(
             keys.c.device == device)).all())
-        entries = connection.execute(sql.select(records.c.payload).where(
-            records.c.device == device, records.c.stream == "log",
-            sql.or_(records.c.sid == sid, records.c.kind == KEY_CHANGE)).order_by(
-                records.c.seq)).scalars().all()
+        logs = sql.select(records.c.seq, records.c.payload).where(
+            records.c.device == device, records.c.stream == "log")
+        entries = connection.execute(logs.where(records.c.sid == sid)).all()
+        if len(trusted) > 1:  # what had one key has never changed it
+            entries += connection.execute(logs.where(
+                records.c.kind == KEY_CHANGE, records.c.sid != sid)).all()
+    entries = [payload for _, payload in sorted(entries)]
     verdicts = [check_record(json.loads(row.payload).get("ocmf", ""), trusted.get(row.key_id))
                 for row in store.rows(device, "rec", sid)]
     found, before_key = check_entries(

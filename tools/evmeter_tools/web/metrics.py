@@ -3,13 +3,18 @@
 import sqlalchemy as sql
 
 from evmeter_tools.backend.store import now_ms
-from evmeter_tools.backend.tables import alarms, gaps, keys, quarantine, sessions, states
+from evmeter_tools.backend.tables import alarms, gaps, keys, quarantine, states, totals
 from evmeter_tools.export import metrics
+from evmeter_tools.insight.workup import waiting, work_up
+
+_CATCH_UP_S = 0.02
 
 
 def text(store):
     """The metrics as bytes."""
     at = now_ms()
+    work_up(store, _CATCH_UP_S)
+    left = waiting(store)
     with store.engine.connect() as connection:
         def rows(*columns, where=(), by=()):
             return connection.execute(sql.select(*columns).where(*where).group_by(*by)).all()
@@ -27,13 +32,14 @@ def text(store):
                 alarms.c.device, alarms.c.severity, count,
                 where=[alarms.c.cleared_at.is_(None)],
                 by=[alarms.c.device, alarms.c.severity])}}
-        ended = rows(sessions.c.device, count, sql.func.sum(sessions.c.energy_mwh),
-                     where=[sessions.c.state == "complete", sessions.c.ok.is_(True)],
-                     by=[sessions.c.device])
+        ended = connection.execute(sql.select(
+            totals.c.device, totals.c.sessions, totals.c.energy_mwh).where(
+                totals.c.sessions > 0)).all()
         values["evmeter_sessions"] = {(row[0],): row[1] for row in ended}
-        values["evmeter_energy_mwh"] = {(row[0],): int(row[2]) for row in ended}
+        values["evmeter_energy_mwh"] = {(row[0],): row[2] for row in ended}
         known = connection.execute(sql.select(
             states.c.device, states.c.online, states.c.power_mw, states.c.heard_at)).all()
+    values["evmeter_records_waiting"] = {(): left}
     values["evmeter_online"] = {(row.device,): int(row.online) for row in known}
     values["evmeter_power_mw"] = {(row.device,): row.power_mw for row in known
                                   if row.power_mw is not None}

@@ -1,6 +1,7 @@
 """The web server: FastAPI on uvicorn, in a thread beside the collector or by itself."""
 
 import contextlib
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from evmeter_tools.backend.outbox import Channels
@@ -19,6 +21,8 @@ from evmeter_tools.web import api, driver_api, fleet, pages, reports_api
 from evmeter_tools.web.access import Access
 from evmeter_tools.web.feed import Feed
 from evmeter_tools.web.insight import Reports
+
+log = logging.getLogger("evmeter.web")
 
 _HERE = Path(__file__).parent
 _START_S = 20
@@ -99,6 +103,7 @@ def create_app(store, settings=None):
     @contextlib.asynccontextmanager
     async def lifespan(_app):
         feed.start()
+        threading.Thread(target=_warm, args=(app.state.reports,), name="warm", daemon=True).start()
         yield
         feed.stop()
 
@@ -120,6 +125,14 @@ def create_app(store, settings=None):
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _wrong_request)
     return app
+
+
+def _warm(reports):
+    """Read what reports keep in memory: who asks before waits for it."""
+    try:
+        reports.warm()
+    except SQLAlchemyError as error:  # the database is away: the first report says so
+        log.error("%s", str(error).splitlines()[0])
 
 
 def _is_page(request):

@@ -1,0 +1,206 @@
+"""What records are worked up into says the same as a look at all of them, figure for figure, in
+whatever order and pieces they come; a filled database has the rows that its records come to."""
+
+import random
+
+import pytest
+import sqlalchemy as sql
+
+from evmeter_tools.backend import migrations
+from evmeter_tools.backend import tables as t
+from evmeter_tools.backend.store import Store
+from evmeter_tools.insight.facts import load
+from evmeter_tools.insight.local import LocalTime
+from evmeter_tools.insight.reports import REPORTS, View, report
+from evmeter_tools.insight.workup import session_of, waiting, work_up
+from evmeter_tools.sample import fill
+from evmeter_tools.sample.device import SampleDevice
+from evmeter_tools.web import fleet
+from evmeter_tools.web.insight import WHOLE, Reports
+
+_BEGIN_S = 1774656000  # 2026-03-28 00:00 UTC: Berlin's clock changes the night after
+_DAY_S = 86400
+_TARIFF = {"currency": "EUR", "zone": "CET-1CEST,M3.5.0,M10.5.0/3", "windows": [
+    {"name": "day", "from": "06:00", "to": "22:00", "centiminor_per_kwh": 4000},
+    {"name": "night", "from": "22:00", "to": "06:00", "centiminor_per_kwh": 2500}]}
+_RATED_W = {"d-0": 11_000, "d-1": 22_000, "d-3": 7_000}
+_FILLED = ("session_fact", "happening", "tally", "total")  # tables with records behind them
+
+
+def _device(number, days=5):
+    """A device with a bit of everything; each number has another life."""
+    choose = random.Random(number)
+    device = SampleDevice(
+        "d-%d" % number, (_BEGIN_S + 97 * number) * 1000, secret=number + 1,
+        tariff=_TARIFF if number % 2 == 0 else None, quality="U" if number == 1 else "S")
+    end_ms = (_BEGIN_S + days * _DAY_S) * 1000
+    sessions = 0
+    while device.unix_ms < end_ms:
+        device.run(choose.randrange(600, 20_000), choose.choice((0, 30)))
+        if number == 1 and sessions == 2:
+            device.set_clock(40_000)
+        if number == 2 and sessions == 3:
+            device.change_key(99)
+        device.alarm(choose.choice(("METER_LOST", "OVERTEMP", "SESSION_REFUSED")), True,
+                     sessions + 1)
+        device.run(choose.randrange(60, 4000))
+        device.alarm("METER_LOST", False, sessions + 1)
+        device.plug().charge(choose.randrange(100, 9000), choose.choice((3700, 11_000)))
+        if choose.random() < 0.5:
+            device.cut(choose.choice((20, 400)), 2000)
+        if device.sid:
+            if choose.random() < 0.5:
+                device.phase("finished_estimated", choose.randrange(10, 5000))
+            if sessions != 4 or number:  # the last one may stay open
+                device.unplug(choose.choice("EEA"))
+            else:
+                break
+        else:
+            device.run(1000).cut(3000)
+        sessions += 1
+    return device
+
+
+@pytest.fixture(scope="module")
+def devices():
+    return [_device(number) for number in range(4)]
+
+
+def _store(path, devices, mixed=0):
+    store = Store(path)
+    with store.engine.begin() as connection:
+        for device in devices:
+            for key, spki in device.keys.items():
+                if key == next(iter(device.keys)):  # the others come by a signed change
+                    store._enrol(connection, device.name, key, spki, None)
+            connection.execute(sql.insert(t.chargers).values(
+                device=device.name, site="s" if device.name != "d-1" else None,
+                rated_w=_RATED_W.get(device.name, 0)))
+        for name in ("s", "empty"):
+            connection.execute(sql.insert(t.sites).values(id=name))
+    entries = [entry for device in devices for entry in device.entries()]
+    choose = random.Random(mixed)
+    if mixed:
+        choose.shuffle(entries)
+    while entries:
+        count = choose.randrange(1, 200)
+        store.add(entries[:count])
+        entries = entries[count:]
+        if choose.random() < 0.3:
+            work_up(store, 0)  # as far as one device
+    return store
+
+
+def _same(store, wanted, zone, from_s, to_s, reports, **scope):
+    local = LocalTime(zone)
+    names = wanted or [device for device, _ in store.trusted()]
+    rated = {name: watts * 1000 for name, watts in _RATED_W.items() if name in names}
+    view = View(local, from_s * 1000, to_s * 1000, rated)
+    facts = load(store, sorted(set(names)))
+    for name in REPORTS:
+        asked = reports.wanted(name, zone, from_s * 1000, to_s * 1000, **scope)
+        assert reports.waiting(asked) == 0
+        expected = report(name, facts, view)
+        found = (reports.whole(asked) if name in WHOLE else reports.part(asked, 100)[0])
+        assert found.json() == expected.json(), (name, zone, from_s)
+        assert "".join(reports.csv(asked)) == expected.csv(), name
+
+
+@pytest.mark.parametrize("mixed", [0, 1, 2])
+def test_reports_are_those_of_all_records(tmp_path, devices, mixed):
+    store = _store(tmp_path / "x.sqlite", devices, mixed)
+    work_up(store)
+    reports = Reports(store)
+    for zone, from_s, to_s in (
+            ("Europe/Berlin", _BEGIN_S - _DAY_S, _BEGIN_S + 9 * _DAY_S),
+            ("UTC", _BEGIN_S + _DAY_S, _BEGIN_S + 2 * _DAY_S),
+            ("America/New_York", _BEGIN_S + 20 * 900, _BEGIN_S + 301 * 900),
+            ("UTC", _BEGIN_S - 9 * _DAY_S, _BEGIN_S - 8 * _DAY_S)):
+        _same(store, None, zone, from_s, to_s, reports)
+    _same(store, ["d-2"], "Europe/Berlin", _BEGIN_S, _BEGIN_S + 9 * _DAY_S, reports, device="d-2")
+    _same(store, ["d-0", "d-2", "d-3"], "UTC", _BEGIN_S, _BEGIN_S + 9 * _DAY_S, reports,
+          site="s")
+    for device in devices:
+        full = {each.sid: each for each in load(store, [device.name])[device.name].sessions}
+        for sid, session in full.items():
+            assert session_of(store, device.name, sid) == session
+    assert session_of(store, "d-0", "none") is None
+    store.close()
+
+
+def test_what_comes_later_is_in_the_next_report(tmp_path, devices):
+    store = _store(tmp_path / "x.sqlite", devices[:1])
+    reports = Reports(store)
+    period = "UTC", _BEGIN_S, _BEGIN_S + 30 * _DAY_S
+    _same(store, None, *period, reports)
+    more = SampleDevice("d-9", (_BEGIN_S + 6 * _DAY_S) * 1000, secret=9)
+    more.run(900).plug().charge(3600).unplug()
+    more.store(store)
+    assert waiting(store) == len(more.messages)
+    _same(store, None, *period, reports)
+    assert waiting(store) == 0 == waiting(store, ["d-9"])
+    store.close()
+
+
+def test_charger_by_charger_reports_go_on_where_a_part_ends(tmp_path, devices):
+    store = _store(tmp_path / "x.sqlite", devices)
+    reports = Reports(store)
+    asked = reports.wanted("stations", "UTC", 0, 2_000_000_000_000 // 13)
+    assert reports.count(asked) == 4
+    names = []
+    for offset in range(0, 6, 2):
+        names += [row[0] for row in reports.part(asked, 2, offset)[0].rows]
+    assert names == ["d-0", "d-1", "d-2", "d-3"]
+    found, after = [], None
+    while True:
+        table, after = reports.part(asked, 3, after=after)
+        found += [row[0] for row in table.rows]
+        if after is None:
+            break
+    assert found == names
+    empty = reports.wanted("stations", "UTC", 0, 2_000_000_000_000 // 13, site="empty")
+    assert reports.count(empty) == 0 and reports.part(empty, 9)[0].rows == []
+    assert len("".join(reports.csv(empty)).splitlines()) == 1
+    store.close()
+
+
+def _rows(store, name):
+    table = t.meta.tables[name]
+    columns = [column for column in table.columns if column.name not in ("id", "changed_at")]
+    with store.engine.connect() as connection:
+        return sorted(map(tuple, connection.execute(sql.select(*columns))), key=repr)
+
+
+def test_a_filled_database_has_the_rows_that_its_records_come_to(tmp_path):
+    fill.fill(tmp_path / "x.sqlite", 3, 40, _BEGIN_S, signed=True)
+    store = Store(tmp_path / "x.sqlite")
+    before = {name: _rows(store, name) for name in _FILLED}
+    assert all(before.values())
+    with store.engine.begin() as connection:
+        for name in (*_FILLED, "load_day", "cover", "down"):
+            connection.execute(sql.delete(t.meta.tables[name]))
+        connection.execute(sql.insert(t.works).from_select(
+            ["device", "key_id", "seq"], sql.select(t.records.c.device, t.records.c.key_id,
+                                                    t.records.c.seq)))
+    assert work_up(store)
+    assert {name: _rows(store, name) for name in _FILLED} == before
+    assert len(fleet.site_rows(store)) == 1
+    store.close()
+
+
+def test_a_database_of_before_is_worked_up_from_its_records(tmp_path, devices, monkeypatch):
+    store = _store(tmp_path / "x.sqlite", devices[:2])
+    with store.engine.begin() as connection:
+        number = connection.execute(sql.select(sql.func.count()).select_from(t.records)).scalar()
+        for name in ("work", "session_fact", "happening", "load_day", "cover", "alarm_span",
+                     "down", "refusal", "tally", "total"):
+            connection.execute(sql.text("DROP TABLE " + name))
+        connection.execute(sql.text("UPDATE alembic_version SET version_num = '0003'"))
+    store.close()
+    store = Store(tmp_path / "x.sqlite")
+    with store.engine.connect() as connection:
+        assert migrations.current(connection) == migrations.HEAD
+    assert waiting(store) == number
+    work_up(store)
+    _same(store, None, "UTC", _BEGIN_S, _BEGIN_S + 9 * _DAY_S, Reports(store))
+    store.close()
