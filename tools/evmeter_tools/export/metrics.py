@@ -42,7 +42,8 @@ def text(values):
             sample, words, sample, "counter" if counts else "gauge"))
         line = sample + ("{%s} %%s\n" % ",".join('%s="%%s"' % label for label in labels)
                          if labels else " %s\n")
-        lines += [line % (*map(_label, key), value)
+        lines += [line % (*map(_label, key),
+                          value if type(value) is float else "%d.0" % value)
                   for key, value in sorted(values[name].items())]
     return "".join(lines).encode()
 

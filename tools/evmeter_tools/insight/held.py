@@ -4,12 +4,65 @@ import sqlalchemy as sql
 
 from evmeter_tools.backend import tables as t
 from evmeter_tools.insight.facts import DeviceFacts
-from evmeter_tools.insight.session import from_row
+from evmeter_tools.insight.session import CHARGING, ChargingSession, fill, phases_of
 from evmeter_tools.insight.workup import covering
 
+_EVER = 2**62
+_SOURCE = tuple(column for column in t.session_facts.columns if column.name not in (
+    "id", "changed_at", "until_ms"))
 
-def held_facts(store, devices, from_ms, to_ms):
-    """{device: DeviceFacts} for reports over a period in Unix ms: sessions that touch it, energy
+
+class HeldSession(ChargingSession):
+    """A ChargingSession that looks at its phases only where a sum over all of them does not do."""
+
+    def __init__(self, row):
+        self._row = row
+        self._phases = None
+        fill(self, row)
+
+    @property
+    def phases(self):
+        """As ChargingSession has them."""
+        if self._phases is None:
+            self._phases = phases_of(self._row)
+        return self._phases
+
+    @phases.setter
+    def phases(self, value):
+        self._phases = value or None
+
+    @property
+    def occupied_ms(self):
+        """As it was stored."""
+        return self._row["occupied_ms"]
+
+    @property
+    def stop_ms(self):
+        """Its end, or up to where its phases are known."""
+        return self._row["start_ms"] + self._row["occupied_ms"]
+
+    @property
+    def idle_ms(self):
+        """As it was stored."""
+        return self._row["idle_ms"]
+
+    @property
+    def outcome(self):
+        """As it was stored."""
+        return self._row["outcome"]
+
+    def phase_ms(self, names, from_ms=-_EVER, to_ms=_EVER):
+        """Time in phases of these names, within a period."""
+        row = self._row
+        if names == (CHARGING,) and from_ms <= row["start_ms"] and to_ms >= self.stop_ms:
+            return row["charging_ms"]
+        if to_ms <= row["start_ms"]:
+            return 0
+        return super().phase_ms(names, from_ms, to_ms)
+
+
+def held_facts(store, devices, from_ms, to_ms, sessions=True):
+    """{device: DeviceFacts} for reports over a period in Unix ms: `sessions` that touch it, energy
     outside of them in it, and all outages. The load profile has only what it covers; the delays
     are told by their 95th percentile."""
     facts = {name: DeviceFacts(name) for name in devices}
@@ -18,9 +71,12 @@ def held_facts(store, devices, from_ms, to_ms):
             return connection.execute(sql.select(table).where(
                 table.c.device.in_(devices), *where)).mappings()
 
-        for row in rows(t.session_facts, t.session_facts.c.start_ms < to_ms,
-                        t.session_facts.c.until_ms >= from_ms):
-            facts[row["device"]].sessions.append(from_row(row))
+        if sessions:
+            names = [column.name for column in _SOURCE]
+            for row in connection.execute(sql.select(*_SOURCE).where(
+                    t.session_facts.c.device.in_(devices), t.session_facts.c.start_ms < to_ms,
+                    t.session_facts.c.until_ms >= from_ms)):
+                facts[row[0]].sessions.append(HeldSession(dict(zip(names, row, strict=True))))
         for row in connection.execute(sql.select(t.covers).where(t.covers.c.device.in_(devices))):
             facts[row.device].intervals.append(covering(row))
         for row in rows(t.alarm_spans):

@@ -9,6 +9,7 @@ import struct
 import zlib
 from array import array
 
+import numpy as np
 import sqlalchemy as sql
 
 from evmeter_tools.backend.tables import load_days
@@ -45,6 +46,14 @@ class Day:
     def blob(self):
         """As it is stored."""
         return zlib.compress(_SIZES.pack(*self.mwh, *self.touching, *self.partial), 1)
+
+
+def arrays(blob):
+    """The three lists of a stored day as arrays of numpy."""
+    data = zlib.decompress(blob)
+    return (np.frombuffer(data, "<i8", QUARTERS),
+            np.frombuffer(data, "<i4", QUARTERS, 8 * QUARTERS),
+            np.frombuffer(data, "<i4", QUARTERS, 12 * QUARTERS))
 
 
 def days_of(intervals):

@@ -10,7 +10,7 @@ import sqlalchemy as sql
 from evmeter_tools.backend.tables import downs, load_days, refusals, session_facts
 from evmeter_tools.insight import demand, use
 from evmeter_tools.insight.columns import OUTCOME_NAMES, UNKNOWN
-from evmeter_tools.insight.load import ALL, QUARTERS, Day
+from evmeter_tools.insight.load import ALL, QUARTERS, arrays
 from evmeter_tools.insight.local import WEEKDAYS
 from evmeter_tools.insight.session import from_row
 from evmeter_tools.insight.table import share
@@ -229,14 +229,14 @@ class Profile:
                 for number, timeless, blob in connection.execute(query.where(
                         load_days.c.device.in_(part))):
                     own = slice((number - days[0]) * QUARTERS, (number - days[0] + 1) * QUARTERS)
-                    day = Day(blob)
+                    mwh, touching, partial = arrays(blob)
                     if timeless:
-                        unknown[0][own] += np.array(day.touching, np.int64)
-                        unknown[1][own] += np.array(day.mwh, np.int64)
+                        unknown[0][own] += touching
+                        unknown[1][own] += mwh
                         continue
-                    self.mwh[own] += np.array(day.mwh, np.int64)
-                    self.touching[own] += np.array(day.touching, np.int64)
-                    self.partial[own] += np.array(day.partial, np.int64)
+                    self.mwh[own] += mwh
+                    self.touching[own] += touching
+                    self.partial[own] += partial
         own = slice(self._from - self.first, self._to - self.first)
         self.timeless = tuple(int(values[own].sum()) for values in unknown)
 

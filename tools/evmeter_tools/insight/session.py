@@ -201,8 +201,21 @@ class ChargingSession:
 def from_row(row):
     """The ChargingSession of a dict that `row()` made, as far as reports need it: no records, and
     nothing that could be billed."""
-    session = ChargingSession(row["device"], row["sid"], row["key_id"], row["state"],
-                              bool(row["ok"]))
+    session = ChargingSession(row["device"], row["sid"])
+    fill(session, row)
+    session.phases = phases_of(row)
+    return session
+
+
+def phases_of(row):
+    """The phases in a dict that `row()` made."""
+    return [Phase(*phase) for phase in json.loads(row["phases"])]
+
+
+def fill(session, row):
+    """Give a session all that `row()` has of one but its phases."""
+    ChargingSession.__init__(session, row["device"], row["sid"], row["key_id"], row["state"],
+                             bool(row["ok"]))
     for name in ("start", "stop"):
         at_ms = row[name + "_ms"]
         if at_ms is not None:
@@ -215,6 +228,5 @@ def from_row(row):
     session.why_not = tuple(row["why_not"].split("; ")) if row["why_not"] else ()
     session.split_ok = None if row["split_ok"] is None else bool(row["split_ok"])
     session.cost_info = row["cost_info_minor"]
-    session.by_tariff = json.loads(row["by_tariff"])
-    session.phases = [Phase(*phase) for phase in json.loads(row["phases"])]
-    return session
+    if row["by_tariff"] != "{}":
+        session.by_tariff = json.loads(row["by_tariff"])

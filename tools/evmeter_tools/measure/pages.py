@@ -38,7 +38,7 @@ _PLACE = {"id": "yard", "address": "Road 1", "city": "Ulm", "country": "DEU",
           "coordinates": {"latitude": "48.40000", "longitude": "9.98000"},
           "connector_id": "1", "connector_standard": "IEC_62196_T2",
           "connector_format": "SOCKET", "connector_power_type": "AC_3_PHASE"}
-_TARIFF = {"id": "flat", "currency": "EUR", "zone": "UTC", "windows": [
+_TARIFF = {"id": "flat", "currency": "EUR", "zone": "UTC0", "windows": [
     {"name": "all", "from": "00:00", "to": "24:00", "centiminor_per_kwh": 4000}]}
 
 

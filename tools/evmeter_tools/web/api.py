@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import segno
 import sqlalchemy as sql
 from fastapi import APIRouter, Cookie, Depends, Header, HTTPException, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from evmeter_tools.backend import notices, orders
 from evmeter_tools.backend.store import now_ms
@@ -82,8 +82,9 @@ def locations(request: Request, limit: forms.Limit = 100):
     """The same as Location objects of OCPI 2.2.1."""
     free = fleet.availability(_store(request), request.app.state.forecast, limit)
     party = request.app.state.settings.party
-    return {"data": [ocpi.location(place, party) for place in free["sites"]],
-            "status_code": 1000, "timestamp": fleet.rfc3339(free["now_ms"])}
+    return JSONResponse({
+        "data": [ocpi.location(place, party) for place in free["sites"]],
+        "status_code": 1000, "timestamp": fleet.rfc3339(free["now_ms"])})
 
 
 @open_router.post("/api/v1/login", responses={401: {}, 429: {}})

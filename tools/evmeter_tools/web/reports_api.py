@@ -40,7 +40,7 @@ def report_csv(request: Request, who: Viewer, name: _Name, from_ms: _From, to_ms
 @router.get(_V1 + "/insight/{name}")
 def report(request: Request, who: Viewer, name: _Name, from_ms: _From, to_ms: _From,
            zone: _Zone = "UTC", site: forms.Search = "", device: forms.Search = "",
-           limit: forms.Limit = 100, offset: forms.Offset = 0):
+           limit: forms.Limit = 25, offset: forms.Offset = 0):
     """A report over a period: title, columns, rows. Energies are mWh, shares thousandths. One
     that goes charger by charger is of `limit` chargers of all `chargers`; `waiting` tells how
     many stored records are not in it yet."""

@@ -90,6 +90,8 @@ function card(report, query) {
       : body ? h("details", {}, h("summary", {}, "As a table"), tableOf(report)) : tableOf(report),
     report.name === "utilisation" && report.rows.every((row) => !row.whole)
       ? h("p", { class: "dim" }, "No charger has a rated power yet: set it in its settings.") : null,
+    report.chargers > report.limit ? h("p", { class: "dim" },
+      `${report.limit} of ${report.chargers} chargers are shown: choose a site, or take the CSV with all of them.`) : null,
     report.notes.map((note) => h("p", { class: "dim" }, note)));
 }
 
@@ -97,12 +99,18 @@ async function refresh() {
   const form = new FormData($("#period"));
   const to = Math.ceil(Date.now() / 3_600_000) * 3_600_000;
   const query = new URLSearchParams({ from_ms: to - form.get("days") * 86_400_000, to_ms: to, zone, site: form.get("site") });
+  if (form.get("site")) query.set("limit", 200);
   const wrong = $("#wrong");
   wrong.hidden = true;
   try {
     const reports = [];
     for (const name of ORDER) reports.push(await api(`/api/v1/insight/${name}?${query}`));
     put("#reports", reports.map((report) => card(report, query)));
+    const waiting = Math.max(...reports.map((report) => report.waiting));
+    if (waiting) {
+      wrong.textContent = `${waiting >= 10_000 ? "More than 10,000" : waiting} stored records are not in these figures yet.`;
+      wrong.hidden = false;
+    }
   } catch (error) {
     wrong.textContent = error.message;
     wrong.hidden = false;
