@@ -12,6 +12,7 @@ from evmeter_tools.backend import notices
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.errors import UserError
+from evmeter_tools.sample.device import SampleDevice
 from evmeter_tools.verify.device import judge
 from evmeter_tools.verify.read import find_all
 from evmeter_tools.web import access, driver, fleet
@@ -223,8 +224,8 @@ def test_a_command_waits_for_the_leader(web):
 
 # -- the driver --
 
-def _link(web, sid):
-    made = web.client("ann").post("/api/v1/chargers/cp-1/links", json={"sid": sid})
+def _link(web, sid, device="cp-1"):
+    made = web.client("ann").post("/api/v1/chargers/%s/links" % device, json={"sid": sid})
     assert made.status_code == 201
     url = made.json()["url"]
     assert url.startswith("https://charge.example/s/")
@@ -334,6 +335,27 @@ def test_a_driver_is_told_where_he_asks_to_be(web):
     other = "/api/v1/driver/%s/alerts/%d" % (_link(web, web.done), number)
     assert client.delete(other).status_code == 404  # of another session
     assert client.delete("%s/%d" % (path, number)).status_code == 200
+
+
+def test_the_signed_time_stands_beside_the_true_one(web):
+    device = SampleDevice("cp-7", 1_790_000_000_000, secret=7, quality="U")
+    device.plug().charge(600).set_clock(40_000).charge(600).unplug()
+    device.plug()
+    device.store(web.store)
+    driver_of, viewer = web.client(), web.client("vic")
+    path = "/api/v1/chargers/cp-7/sessions/cp-7-000001"
+    found = viewer.get(path).json()
+    begin, end = found["times"]
+    assert (begin["name"], begin["quality"]) == ("begin", "U")
+    assert begin["signed_ms"] == found["begin_ms"] == 1_790_000_000_000
+    # messages are dated in whole seconds, and a crystal drifts
+    assert abs(begin["true_ms"] - 1_790_000_040_000) <= begin["uncertainty_ms"] < 2000
+    assert begin["told_by"] > 1
+    assert (end["quality"], end["true_ms"], end["told_by"]) == ("S", None, None)
+    mine = driver_of.get("/api/v1/driver/" + _link(web, "cp-7-000001", "cp-7")).json()
+    assert mine["times"] == found["times"]
+    (now,) = viewer.get("/api/v1/chargers/cp-7/sessions/cp-7-000003").json()["times"]
+    assert (now["name"], now["quality"], now["true_ms"]) == ("begin", "S", None)
 
 
 # -- reports and bills --

@@ -74,6 +74,13 @@ def session_of(store, device, sid):
         return next(_Device(store, connection, device).sessions([sid]), None)
 
 
+def edges_of(store, device, sid):
+    """{"begin" or "complete": (quality of the clock that dated the record, TrueTime or None)} of a
+    session, as its records' messages and later entries of the same boot tell."""
+    with store.engine.connect() as connection:
+        return _Device(store, connection, device).edges(sid)
+
+
 def _parts(values):
     values = list(values)
     return [values[at:at + _MANY] for at in range(0, len(values), _MANY)]
@@ -309,6 +316,16 @@ class _Device:
             times, alive_ms = self._context(rows)
             yield charging_session(self._device, sid, rows, self._keys, times, alive_ms, None,
                                    before_key)
+
+    def edges(self, sid):
+        """See edges_of."""
+        rows = self._all(sql.select(t.records).where(
+            t.records.c.sid == sid, t.records.c.device == self._device,
+            t.records.c.stream == "rec", t.records.c.verdict == "ok").order_by(
+                t.records.c.key_id, t.records.c.seq))
+        times, _ = self._context(rows)
+        return {row.kind: (str(read_message(row).get("tq"))[:1], times.get((row.key_id, row.seq)))
+                for row in rows if row.kind in ("begin", "complete")}
 
     def _context(self, rows):
         """(times, alive_ms) for charging_session, where a session needs them: it has rows without

@@ -181,6 +181,19 @@ class Availability(BaseModel):
     sites: list[Place]
 
 
+class EdgeTime(BaseModel):
+    """When a session began or ended (`name`): the signed time with the clock's quality (U: not
+    known, I, S, R), and the true one with its uncertainty where the charger's entry number
+    `told_by` shows it afterwards."""
+
+    name: str
+    signed_ms: int
+    quality: str
+    true_ms: int | None
+    uncertainty_ms: int | None
+    told_by: int | None
+
+
 class DriverView(BaseModel):
     """A session as its driver sees it. `samples` are [Unix ms, mW, mWh]."""
 
@@ -203,6 +216,7 @@ class DriverView(BaseModel):
     offered_ma: int | None = None
     cost_minor: int | None = None
     tariff: dict[str, Any] = {}
+    times: list[EdgeTime]
     samples: list[list[int | None]]
     gap_mwh: int | None = None
     billable: bool | None = None

@@ -17,6 +17,7 @@ from evmeter_tools.backend.tables import (
     states,
 )
 from evmeter_tools.errors import UserError
+from evmeter_tools.insight.workup import edges_of
 from evmeter_tools.receipt.content import sheet
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.check import check_record
@@ -103,6 +104,23 @@ def tariff_windows(store, device, at_ms):
     return found
 
 
+def _times(store, row):
+    """When a session began and ended: as it was signed, by what clock, and where the clock was not
+    known then, the true time that a later entry of the charger's shows."""
+    found = []
+    edges = edges_of(store, row.device, row.sid)
+    for name, kind, signed_ms in (("begin", "begin", row.begin_ms),
+                                  ("end", "complete", row.end_ms)):
+        if signed_ms is None or kind not in edges:
+            continue
+        quality, true = edges[kind]
+        found.append({"name": name, "signed_ms": signed_ms, "quality": quality,
+                      "true_ms": true and true.unix_ms,
+                      "uncertainty_ms": true and true.uncertainty_ms,
+                      "told_by": true and true.told_by})
+    return found
+
+
 def view(store, device, sid):
     """What the driver's page shows, as a dict; None where the session is not known."""
     at = now_ms()
@@ -118,6 +136,7 @@ def view(store, device, sid):
         return None
     found = {"now_ms": at, "sid": sid, "charger": label or device, "ended": False,
              "begin_ms": row.begin_ms if row else None, "samples": points,
+             "times": _times(store, row) if row else [],
              "online": bool(state and state.online), "heard_at": state.heard_at if state else None}
     if row is not None and row.state == "complete":
         return {**found, **_ended(store, row)}

@@ -6,14 +6,28 @@ const base = root.dataset.source;
 const fact = (name, value) => (value === null || value === undefined || value === "–" ? [] : [h("dt", {}, name), h("dd", {}, value)]);
 let receiptShown = false;
 
+const CLOCKS = { U: "the clock was not set then", I: "one time source", S: "synchronised", R: "only durations count" };
+/** When it began or ended: what was signed, and beside it the true time where that was found out later. */
+function times(view, name, words) {
+  const found = view.times.find((each) => each.name === name);
+  if (!found) return fact(words, when(name === "begin" ? view.begin_ms : view.end_ms));
+  const signed = h("span", { title: CLOCKS[found.quality] ?? "" }, when(found.signed_ms));
+  if (found.true_ms === null) {
+    return fact(words, found.quality === "U" ? h("span", {}, signed, ` (${CLOCKS.U})`) : signed);
+  }
+  return [...fact(words, h("span", { "data-corrected": name }, when(found.true_ms), ` ± ${Math.ceil(found.uncertainty_ms / 1000)} s`)),
+    ...fact(`${words}, as signed`, h("span", {}, signed, ` (${CLOCKS[found.quality] ?? found.quality}; corrected by entry ${found.told_by})`))];
+}
+
 function figures(view) {
   if (view.ended) {
-    return [...fact("Began", when(view.begin_ms)), ...fact("Ended", when(view.end_ms)),
+    return [...times(view, "begin", "Began"), ...times(view, "end", "Ended"),
       ...fact("Duration", span((view.end_ms - view.begin_ms) / 1000)),
       ...(view.gap_mwh ? fact("Of this unseen", `${kwh(view.gap_mwh)} kWh`) : [])];
   }
   const charging = view.progress === "charging";
   return [...fact("Power", kw(view.power_mw)), ...fact("Duration", span(view.elapsed_s)),
+    ...(view.begin_ms === null ? [] : times(view, "begin", "Began")),
     ...fact("Cost so far", view.cost_minor === null ? null : money(view.cost_minor, view.tariff.currency)),
     ...fact("Charged in about", charging && view.eta_s !== null ? span(view.eta_s) : null),
     ...fact("Offered", view.offered_ma ? `${(view.offered_ma / 1000).toFixed(1)} A` : null),
