@@ -393,6 +393,38 @@ def test_reports_follow_what_is_stored(web):
     assert stored() == [4]
 
 
+def test_outages_of_the_device_status_count_unless_an_operator_says_why_not(web):
+    at = 1_790_000_000_000
+    web.live.take([("cp-2", "avail", b"offline", at)])
+    web.live.take([("cp-2", "avail", b"online", at + 3_600_000)])
+    web.live.take([("cp-2", "status", b'{"n": 9, "cp": "F"}', at + 7_200_000)])
+    web.live.take([("cp-2", "status", b'{"n": 10, "st": "idle", "cp": "A"}', at + 9_000_000)])
+    ann, vic = web.client("ann"), web.client("vic")
+    query = "?from_ms=%d&to_ms=%d&device=cp-2" % (at, at + 10_800_000)
+
+    def minutes():
+        rows = vic.get("/api/v1/insight/outages" + query).json()["rows"]
+        return {row["reason"]: row["outage_min"] for row in rows}
+
+    assert minutes() == {"": 60 + 30}
+    ann.put("/api/v1/chargers/cp-2", json={"label": "", "site": "", "evse_id": "",
+                                           "rated_w": 11000})
+    whole, *_ = vic.get("/api/v1/insight/utilisation" + query).json()["rows"]
+    assert whole["whole"] == 10_800
+    path = "/api/v1/chargers/cp-2/exclusions"
+    form = {"from_s": at // 1000 + 900, "to_s": at // 1000 + 7_200 + 600, "reason": "internet",
+            "note": "provider"}
+    assert vic.post(path, json=form).status_code == 403
+    for wrong in ({**form, "reason": "weather"}, {**form, "to_s": form["from_s"]}):
+        assert ann.post(path, json=wrong).status_code == 422
+    number = ann.post(path, json=form).json()["id"]
+    assert minutes() == {"": 15 + 20, "internet": 45 + 10}
+    assert [row["reason"] for row in vic.get(path).json()] == ["internet"]
+    assert ann.delete("%s/%d" % (path.replace("cp-2", "cp-1"), number)).status_code == 404
+    assert ann.delete("%s/%d" % (path, number)).status_code == 200
+    assert minutes() == {"": 90}
+
+
 def test_gap_energy_waits_for_an_operator(web):
     with web.store.engine.begin() as connection:
         connection.execute(sql.update(t.sessions).where(t.sessions.c.sid == web.done).values(

@@ -11,6 +11,8 @@ import sqlalchemy as sql
 from evmeter_tools.backend import notices
 from evmeter_tools.backend.messages import is_plain
 from evmeter_tools.backend.tables import commands, live, samples, spans, states
+from evmeter_tools.insight.uptime import DOWN
+from evmeter_tools.insight.workup import renew_downs
 
 OFFLINE = "offline"
 UNKNOWN = "unknown"
@@ -205,6 +207,8 @@ class Live:
                 spans.c.device == row["device"], spans.c.to_ms.is_(None)).values(to_ms=at))
             connection.execute(sql.insert(spans).values(
                 device=row["device"], state=shown, from_ms=at))
+            if {shown, was} & set(DOWN):
+                renew_downs(self._store, connection, row["device"])
         connection.execute(self._store.insert(states).values(row).on_conflict_do_update(
             index_elements=[states.c.device], set_=row))
 

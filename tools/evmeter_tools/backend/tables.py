@@ -181,6 +181,10 @@ commands = _table(
     _need("op", sql.String(32)), _need("args", sql.Text), _need("by", sql.String(64)),
     _need("created_at", _BIG), _need("expires_at", _BIG), _may("sent_at", index=True),
     _may("answered_at"), _text("answer", 1000))
+exclusions = _table(  # time that counts against no up-time, by an operator's word; Unix s
+    "exclusion", sql.Column("id", _NUMBER, primary_key=True), _device(index=True),
+    _need("from_s", _BIG), _need("to_s", _BIG), _need("reason", sql.String(16)),
+    _text("note", 500), _need("by", sql.String(64)), _need("at", _BIG))
 gap_decisions = _table(  # on energy that flowed while a device was off
     "gap_decision", _device(primary_key=True), _need("sid", sql.String(36), primary_key=True),
     _need("gap_mwh", _BIG), _need("decision", sql.String(16)), _need("by", sql.String(64)),

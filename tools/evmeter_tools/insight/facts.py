@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import sqlalchemy as sql
+
 from evmeter_tools.backend.sessions import corrected_times
+from evmeter_tools.backend.tables import exclusions, spans
+from evmeter_tools.insight import uptime
 from evmeter_tools.insight.derive import charging_session, read_message, text_of, whole
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
@@ -43,6 +47,8 @@ class DeviceFacts:
     refused     [Unix ms]: attempts for which no session could open
     by_stream   {(stream, verdict): stored messages}; `missing` numbers that were passed over
     latency_ms  from a record's making to its storing, where its clock was set
+    states      [(state, Unix ms; Unix ms, or None while it lasts)], as the backend has seen them
+    exclusions  [(Unix s, Unix s, reason)]: outages in it do not count, by an operator's word
     """
 
     device: str
@@ -55,6 +61,8 @@ class DeviceFacts:
     by_stream: dict = field(default_factory=dict)
     missing: int = 0
     latency_ms: list = field(default_factory=list)
+    states: list = field(default_factory=list)
+    exclusions: list = field(default_factory=list)
 
 
 def device_facts(device, rows, keys, until_ms=None):
@@ -172,5 +180,19 @@ def load(store, devices=None, until_ms=None, records=True):
         facts[name] = device_facts(name, store.rows(name), keys.get(name, {}), until_ms)
         for session in () if records else facts[name].sessions:
             session.records = []
+        with store.engine.connect() as connection:
+            add_states(connection, facts, [name])
     return facts
+
+
+def add_states(connection, facts, devices):
+    """Add to {device: DeviceFacts} what the backend has seen of some devices itself, and what
+    operators have said of their outages."""
+    for row in connection.execute(sql.select(spans).where(
+            spans.c.device.in_(devices), spans.c.state.in_(uptime.DOWN)).order_by(
+                spans.c.from_ms)):
+        facts[row.device].states.append((row.state, row.from_ms, row.to_ms))
+    for row in connection.execute(sql.select(exclusions).where(
+            exclusions.c.device.in_(devices)).order_by(exclusions.c.from_s)):
+        facts[row.device].exclusions.append((row.from_s, row.to_s, row.reason))
 

@@ -68,8 +68,11 @@ def _outages(facts, view):
 
 
 def recorded_outages(own, until_s):
-    """What a device's own records tell of its outages (DeviceFacts), up to Unix s."""
-    return uptime.holes(own.intervals) + uptime.out_of_order(own.device, own.alarms, until_s)
+    """What a device's records and the states that the backend has seen tell of its outages
+    (DeviceFacts), up to Unix s, with the reasons that operators gave."""
+    found = uptime.holes(own.intervals) + uptime.out_of_order(own.device, own.alarms, until_s)
+    found += uptime.from_spans([(own.device, *state) for state in own.states], until_s)
+    return uptime.excluding(found, own.exclusions) if own.exclusions else found
 
 
 def _list(facts, view):

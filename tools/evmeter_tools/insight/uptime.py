@@ -98,12 +98,37 @@ def out_of_order(device, alarms, until_s):
             for code, on_s, off_s in alarms if code in OUT_OF_ORDER]
 
 
-def from_spans(spans, until_s, down=("offline", "fault")):
+DOWN = ("offline", "fault")  # a state in which nobody can charge, as far as the backend can tell
+
+
+def from_spans(spans, until_s, down=DOWN):
     """Outages from the states that the backend has seen: (device, state, from_ms, to_ms or None),
     as its table status_span holds them."""
     return [Outage(device, from_ms // 1000,
                    max(from_ms // 1000, until_s if to_ms is None else to_ms // 1000), state)
             for device, state, from_ms, to_ms in spans if state in down]
+
+
+def excluding(outages, exclusions):
+    """Outages cut at what operators exclude, [(Unix s, Unix s, reason)]: what lies within has the
+    reason, where it has none already."""
+    found = []
+    for outage in outages:
+        rest = [] if outage.excluded else [(outage.start_s, outage.stop_s)]
+        found += [outage] if outage.excluded else []
+        for from_s, to_s, reason in exclusions:
+            left = []
+            for start_s, stop_s in rest:
+                inner = max(start_s, from_s), min(stop_s, to_s)
+                if inner[0] >= inner[1]:
+                    left.append((start_s, stop_s))
+                    continue
+                found.append(Outage(outage.device, *inner, outage.cause, reason))
+                left += [(start, stop) for start, stop in ((start_s, inner[0]),
+                                                           (inner[1], stop_s)) if stop > start]
+            rest = left
+        found += [Outage(outage.device, *span, outage.cause) for span in rest]
+    return found
 
 
 def by_device(items):

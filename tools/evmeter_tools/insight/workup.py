@@ -130,7 +130,7 @@ class _Device:
         if told:
             self._tell()
         if told or covered:
-            self._downs()
+            renew_downs(self._store, self._connection, self._device)
         if any(row.stream == "rec" for row in rows):
             self._totals()
 
@@ -276,18 +276,6 @@ class _Device:
             self._connection.execute(sql.insert(t.covers).values(device=self._device, **span))
         return bool(known)
 
-    def _downs(self):
-        covered = self._all(sql.select(t.covers).where(
-            t.covers.c.device == self._device).order_by(t.covers.c.from_s))
-        alarms = self._all(sql.select(t.alarm_spans).where(
-            t.alarm_spans.c.device == self._device))
-        spans = [(each.start_s, each.stop_s) for each in uptime.holes(
-            [covering(row) for row in covered])]
-        spans += [(each.start_s, each.stop_s) for each in uptime.out_of_order(
-            self._device, [(row.code, row.from_s, row.to_s) for row in alarms], _ENDLESS_S)]
-        self._replace(t.downs, [{"from_s": start, "to_s": None if stop == _ENDLESS_S else stop}
-                                for start, stop in uptime.merged(spans)])
-
     # -- sessions --
 
     def _before_key(self):
@@ -371,6 +359,29 @@ class _Device:
         self._connection.execute(self._store.insert(t.totals).values(
             device=self._device, **values).on_conflict_do_update(
                 index_elements=[t.totals.c.device], set_=values))
+
+
+def renew_downs(store, connection, device):
+    """Work out anew when a device was down: by its load profile, its alarms, and the states that
+    the backend has seen."""
+    if not store.is_sqlite:
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
+
+    def rows(table, order):
+        return connection.execute(sql.select(table).where(
+            table.c.device == device).order_by(order)).all()
+
+    found = uptime.holes([covering(row) for row in rows(t.covers, t.covers.c.from_s)])
+    found += uptime.out_of_order(device, [
+        (row.code, row.from_s, row.to_s) for row in rows(t.alarm_spans, t.alarm_spans.c.id)],
+        _ENDLESS_S)
+    found += uptime.from_spans([(device, row.state, row.from_ms, row.to_ms)
+                                for row in rows(t.spans, t.spans.c.id)], _ENDLESS_S)
+    connection.execute(sql.delete(t.downs).where(t.downs.c.device == device))
+    values = [{"device": device, "from_s": start, "to_s": None if stop == _ENDLESS_S else stop}
+              for start, stop in uptime.merged((each.start_s, each.stop_s) for each in found)]
+    if values:
+        connection.execute(sql.insert(t.downs), values)
 
 
 def _dated(message):

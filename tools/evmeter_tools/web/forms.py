@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from fastapi import Path, Query
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from evmeter_tools.insight.uptime import REASONS
+
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 
 Device = Annotated[str, Path(pattern=r"^[A-Za-z0-9-][A-Za-z0-9_-]{0,19}$",
@@ -76,6 +78,15 @@ class DecisionForm(_Form):
     """What is done with energy that flowed while a device was off."""
 
     decision: Literal["confirmed", "waived"]
+
+
+class ExclusionForm(_Form):
+    """Time, Unix s, in which an outage does not count against the up-time, and why."""
+
+    from_s: Annotated[int, Field(ge=0, lt=2**32)]
+    to_s: Annotated[int, Field(ge=1, le=2**32)]
+    reason: Literal[tuple(REASONS)]
+    note: text(500) = ""
 
 
 class LinkForm(_Form):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sql
 
 from evmeter_tools.backend.store import now_ms
-from evmeter_tools.backend.tables import chargers, gap_decisions, keys, sessions
+from evmeter_tools.backend.tables import chargers, exclusions, gap_decisions, keys, sessions
 from evmeter_tools.billing.cdr import Billing
 from evmeter_tools.billing.gaps import PENDING, GapDecisions
 from evmeter_tools.billing.party import read_operator
@@ -192,6 +192,25 @@ WHOLE = {
     "profile": Reports._profile, "concurrency": Reports._concurrency,
     "sessions": Reports._sessions, "tariffs": Reports._tariffs, "off_peak": Reports._off_peak,
     "outcomes": Reports._outcomes}
+
+
+def exclusion_rows(store, device):
+    """What operators exclude from the outages of a charger, oldest first."""
+    with store.engine.connect() as connection:
+        return [dict(row._mapping) for row in connection.execute(sql.select(exclusions).where(
+            exclusions.c.device == device).order_by(exclusions.c.from_s))]
+
+
+def exclude(connection, device, form, who):
+    """Note an exclusion (forms.ExclusionForm); returns its number."""
+    return connection.execute(sql.insert(exclusions).values(
+        device=device, **form.model_dump(), by=who, at=now_ms())).inserted_primary_key[0]
+
+
+def include(connection, device, number):
+    """Take an exclusion back; returns whether there was one."""
+    return connection.execute(sql.delete(exclusions).where(
+        exclusions.c.device == device, exclusions.c.id == number)).rowcount > 0
 
 
 class Decisions(GapDecisions):

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from evmeter_tools.billing.cdr import text as cdr_text
 from evmeter_tools.insight.reports import REPORTS
 from evmeter_tools.insight.workup import session_of
-from evmeter_tools.web import forms, insight, metrics
+from evmeter_tools.web import fleet, forms, insight, metrics
 from evmeter_tools.web.access import note
 from evmeter_tools.web.api import COOKIE, Operator, Viewer, found
 
@@ -71,6 +71,37 @@ def decide(request: Request, who: Operator, device: forms.Device, sid: forms.Sid
     with store.engine.begin() as connection:
         note(connection, who.name, "gap energy", sid, "%s: %d mWh" % (form.decision, gap_mwh))
     return {"gap_mwh": gap_mwh}
+
+
+@router.get(_V1 + "/chargers/{device}/exclusions")
+def exclusions(request: Request, who: Viewer, device: forms.Device):
+    """Time in which outages of a charger do not count against its up-time, with the reason."""
+    return insight.exclusion_rows(request.app.state.store, device)
+
+
+@router.post(_V1 + "/chargers/{device}/exclusions", status_code=201)
+def exclude(request: Request, who: Operator, device: forms.Device, form: forms.ExclusionForm):
+    """Give outages in a time one of the reasons that 23 CFR 680.116(b) excludes."""
+    store = request.app.state.store
+    if form.to_s <= form.from_s:
+        raise HTTPException(422, "to_s: must be after from_s")
+    if not fleet.exists(store, device):
+        raise HTTPException(404, "there is no such charger")
+    with store.engine.begin() as connection:
+        number = insight.exclude(connection, device, form, who.name)
+        note(connection, who.name, "outage excluded", device,
+             "%s: %d to %d, %s" % (form.reason, form.from_s, form.to_s, form.note))
+    return {"id": number}
+
+
+@router.delete(_V1 + "/chargers/{device}/exclusions/{number}")
+def include(request: Request, who: Operator, device: forms.Device, number: forms.Number):
+    """Let outages in that time count again."""
+    with request.app.state.store.engine.begin() as connection:
+        if not insight.include(connection, device, number):
+            raise HTTPException(404, "there is no such exclusion")
+        note(connection, who.name, "exclusion removed", device, str(number))
+    return {"id": number}
 
 
 @router.get(_V1 + "/chargers/{device}/sessions/{sid}/cdr", response_class=Response)

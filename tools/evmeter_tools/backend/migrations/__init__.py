@@ -6,8 +6,8 @@ from pathlib import Path
 
 import sqlalchemy as sql
 
-HEAD = "0004"
-_KNOWN = (None, "0001", "0002", "0003", HEAD)
+HEAD = "0005"
+_KNOWN = (None, "0001", "0002", "0003", "0004", HEAD)
 FIRST = "0001"  # made without alembic
 _VERSIONS = "alembic_version"
 _LOCK = 0x65766D01  # PostgreSQL's advisory lock: of several replicas one migrates
