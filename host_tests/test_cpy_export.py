@@ -210,7 +210,7 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
     code, said = run("export", "nevi", "2026Q3", "--db", db, "--out", tmp_path / "nevi")
     assert code == 0 and len(list((tmp_path / "nevi").iterdir())) == 3
     code, said = run("report", "all", "--out", tmp_path / "all", "--rated-w", 11000, *period)
-    assert code == 0 and len(list((tmp_path / "all").iterdir())) == 16
+    assert code == 0 and len(list((tmp_path / "all").iterdir())) == 18
     code, said = run("report", "starts", *period)
     assert code == 0 and "tue" in said.out
     assert all(len(line) <= 80 for line in said.out.splitlines())

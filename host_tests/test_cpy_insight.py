@@ -432,6 +432,7 @@ def test_each_report_has_a_csv_a_json_and_80_columns():
     base_ms = utc("2026-09-01 00:00") * 1000
     own = DeviceFacts("d1", [made(base_ms, base_ms + HOUR_MS)],
                       [quarter(base_ms // 1000, 1), quarter(base_ms // 1000 + 9000, 1)])
+    own.supply, own.offers = [(1, -1, 1, 230_000, 0), (1, 16, 1, 226_000, 16_000)], (1, 7, 8)
     view = View(BERLIN, base_ms, base_ms + 3 * DAY_MS, {"d1": 11 * KWH})
     assert view.months() == ["2026-09"]
     for name in REPORTS:

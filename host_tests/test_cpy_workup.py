@@ -1,6 +1,7 @@
 """What records are worked up into says the same as a look at all of them, figure for figure, in
 whatever order and pieces they come; a filled database has the rows that its records come to."""
 
+import json
 import random
 
 import pytest
@@ -8,6 +9,7 @@ import sqlalchemy as sql
 
 from evmeter_tools.backend import migrations
 from evmeter_tools.backend import tables as t
+from evmeter_tools.backend.live import Live
 from evmeter_tools.backend.store import Store
 from evmeter_tools.insight.facts import load
 from evmeter_tools.insight.local import LocalTime
@@ -78,6 +80,16 @@ def _store(path, devices, mixed=0):
                 rated_w=_RATED_W.get(device.name, 0)))
         for name in ("s", "empty"):
             connection.execute(sql.insert(t.sites).values(id=name))
+        connection.execute(sql.insert(t.exclusions).values(
+            device="d-3", from_s=_BEGIN_S + 2 * _DAY_S, to_s=_BEGIN_S + 4 * _DAY_S,
+            reason="utility", by="ann", at=1))
+    if len(devices) > 3:
+        live = Live(store)
+        for device, hours in (("d-0", (1, 5)), ("d-3", (30, 60, 90)), ("d-1", (100,))):
+            for number, hour in enumerate(hours):
+                live.take([(device, "avail", b"offline" if number % 2 else b"online",
+                            (_BEGIN_S + hour * 3600) * 1000)])
+        live.take([("d-3", "tel", b'{"u_mv": [230000], "i_ma": [3]}', _BEGIN_S * 1000)])
     entries = [entry for device in devices for entry in device.entries()]
     choose = random.Random(mixed)
     if mixed:
@@ -96,7 +108,7 @@ def _same(store, wanted, zone, from_s, to_s, reports, **scope):
     names = wanted or [device for device, _ in store.trusted()]
     rated = {name: watts * 1000 for name, watts in _RATED_W.items() if name in names}
     view = View(local, from_s * 1000, to_s * 1000, rated)
-    facts = load(store, sorted(set(names)))
+    facts = load(store, sorted(set(names)), period_ms=(view.from_ms, view.to_ms))
     for name in REPORTS:
         asked = reports.wanted(name, zone, from_s * 1000, to_s * 1000, **scope)
         assert reports.waiting(asked) == 0
@@ -125,6 +137,47 @@ def test_reports_are_those_of_all_records(tmp_path, devices, mixed):
         for sid, session in full.items():
             assert session_of(store, device.name, sid) == session
     assert session_of(store, "d-0", "none") is None
+    store.close()
+
+
+def _tel(voltages_mv, currents_ma, power_mw=7_000_000):
+    return json.dumps({"u_mv": voltages_mv, "i_ma": currents_ma, "p_mw": power_mw}).encode()
+
+
+def test_telemetry_is_summed_up_by_day_phase_and_current(tmp_path):
+    store = Store(tmp_path / "x.sqlite")
+    store.enrol("d-0", "0" * 8, SampleDevice("d-0", 0).spki)
+    live, at_ms = Live(store), _BEGIN_S * 1000
+    batch = [("tel", _tel([231_000, 229_000], [100, 499])),
+             ("tel", _tel([230_000, 230_000], [0, 0])),
+             ("status", b'{"n": 1, "st": "charging", "cp": "C", "i_max_ma": 16000}'),
+             ("tel", _tel([226_000, 225_000], [10_000, 15_900], 5_000_000)),
+             ("tel", _tel([222_000, 224_000], [-12_000, 16_100], 6_000_000)),
+             ("tel", _tel([200_000, 200_000], [8_000, 600])),  # below 80 % of the highest
+             ("status", b'{"n": 2, "st": "suspended_ev", "cp": "B", "i_max_ma": 16000}'),
+             ("tel", _tel([223_000, 226_000], [11_000, 16_000]))]
+    for wrong in (_tel(230, 5), _tel([True], [1]), _tel([2**70], [1]), _tel([1] * 9, [1] * 9),
+                  _tel(["230"], [1]), _tel([230_000], [2**60])):
+        batch.append(("tel", wrong))
+    for topic, payload in batch[:5]:
+        live.take([("d-0", topic, payload, at_ms)])
+    live.take([("d-0", topic, payload, at_ms + 1000) for topic, payload in batch[5:]])
+    live.take([("d-0", *batch[0], at_ms + _DAY_S * 1000)])  # the next day is not asked for
+
+    reports = Reports(store)
+    asked = {name: reports.wanted(name, "UTC", at_ms, at_ms + _DAY_S * 1000)
+             for name in ("voltage", "delivered")}
+    # phase 1: idle (231+230)/2, highest band 12 A: 10, 11 and 12 A count; phase 2: 16 A, 15 A too
+    assert reports.part(asked["voltage"], 9)[0].rows == [
+        ("d-0", 1, 230_500, 223_667, 11_000, 6_833, 30, 621),
+        ("d-0", 2, 229_500, 225_000, 16_000, 4_500, 20, 281)]
+    # 5 + 6 + 7 kW of (451 + 446 + 400) V * 16 A
+    assert reports.part(asked["delivered"], 9)[0].rows == [
+        ("d-0", 3, 6_000_000, 6_917_333, 867)]
+    facts = load(store, period_ms=(at_ms, at_ms + _DAY_S * 1000))
+    view = View(LocalTime("UTC"), at_ms, at_ms + _DAY_S * 1000)
+    for name, own in asked.items():
+        assert report(name, facts, view).rows == reports.part(own, 9)[0].rows
     store.close()
 
 
@@ -193,7 +246,7 @@ def test_a_database_of_before_is_worked_up_from_its_records(tmp_path, devices, m
     with store.engine.begin() as connection:
         number = connection.execute(sql.select(sql.func.count()).select_from(t.records)).scalar()
         for name in ("work", "session_fact", "happening", "load_day", "cover", "alarm_span",
-                     "down", "refusal", "tally", "total"):
+                     "down", "refusal", "tally", "total", "exclusion", "supply", "offer"):
             connection.execute(sql.text("DROP TABLE " + name))
         connection.execute(sql.text("UPDATE alembic_version SET version_num = '0003'"))
     store.close()

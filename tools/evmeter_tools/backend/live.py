@@ -10,6 +10,7 @@ import sqlalchemy as sql
 
 from evmeter_tools.backend import notices
 from evmeter_tools.backend.messages import is_plain
+from evmeter_tools.backend.supply import Supply
 from evmeter_tools.backend.tables import commands, live, samples, spans, states
 from evmeter_tools.insight.uptime import DOWN
 from evmeter_tools.insight.workup import renew_downs
@@ -57,6 +58,7 @@ class Live:
     def __init__(self, store):
         self._store = store
         self._devices = set()
+        self._supply = Supply(store)
         self._sampled = {}  # device -> (session, its first sample, its last one), ms
 
     def _known(self, device):
@@ -69,6 +71,7 @@ class Live:
         batch = [item for item in batch if len(item[2]) <= _MAX_BYTES and self._known(item[0])]
         if not batch:
             return
+        self._supply.forget()  # of a batch that was not committed
         with self._store.engine.begin() as connection:
             devices = {device for device, *_ in batch}
             held = {row.device: dict(row._mapping) for row in connection.execute(
@@ -84,6 +87,7 @@ class Live:
                 self._one(connection, row, topic, bytes(payload), at)
             for device, row in held.items():
                 self._save(connection, before.get(device), row, touched[device])
+            self._supply.write(connection)
 
     def _one(self, connection, row, topic, payload, at):
         code = _CODE.fullmatch(topic)
@@ -98,6 +102,7 @@ class Live:
                 return
             if topic == "status":
                 self._status(row, message)
+                self._supply.offered(row["device"], whole(message.get("i_max_ma")))
             elif topic == "tel":
                 self._telemetry(connection, row, message, at)
             elif topic == "cmd/res":
@@ -152,6 +157,7 @@ class Live:
         row["power_mw"] = whole(message.get("p_mw"), -_HIGHEST)
         row["register_mwh"] = whole(message.get("e_mwh"))
         row["session_mwh"] = whole(message.get("s_mwh"))
+        self._supply.take(row["device"], message, at, row["state"] == "charging")
         sid = _plain(message.get("sid"), 36)
         if not sid or row["power_mw"] is None:
             return

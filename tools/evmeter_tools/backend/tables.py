@@ -88,6 +88,14 @@ sql.Index("ix_status_span_device_from_ms", spans.c.device, spans.c.from_ms)
 samples = _table(  # for a driver's plot; thinned, and not kept for long
     "sample", _device(primary_key=True), _need("at_ms", _BIG, primary_key=True, index=True),
     _need("sid", sql.String(36)), _need("power_mw", _BIG), _may("session_mwh"))
+supplies = _table(  # sums of telemetry by day (UTC), phase and current; never the messages
+    "supply", _device(primary_key=True), _need("day", sql.Integer, primary_key=True),
+    _need("phase", sql.Integer, primary_key=True),
+    _need("band_a", sql.Integer, primary_key=True),  # whole amperes; -1: below 0.5 A
+    _need("count", _BIG), _need("voltage_mv", _BIG), _need("current_ma", _BIG))
+offers = _table(  # sums over telemetry while a car charges
+    "offer", _device(primary_key=True), _need("day", sql.Integer, primary_key=True),
+    _need("count", _BIG), _need("power_mw", _BIG), _need("offered_mw", _BIG))
 alarms = _table(
     "alarm", sql.Column("id", _NUMBER, primary_key=True), _device(),
     _need("code", sql.String(32)), _need("severity", sql.String(8)), _need("text", sql.Text),

@@ -75,7 +75,8 @@ def show(
     if name == "all" and not out:
         raise UserError("all needs --out, a folder for the CSV files")
     store = open_store(db)
-    facts = load(store, device or None, records=False)
+    period = period_ms(LocalTime(zone), first, last)
+    facts = load(store, device or None, records=False, period_ms=period)
     store.close()
     if not facts:
         raise UserError("no device is enrolled in %s" % db)

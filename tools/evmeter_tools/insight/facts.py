@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sql
 
 from evmeter_tools.backend.sessions import corrected_times
+from evmeter_tools.backend.supply import read as read_supply
 from evmeter_tools.backend.tables import exclusions, spans
 from evmeter_tools.insight import uptime
 from evmeter_tools.insight.derive import charging_session, read_message, text_of, whole
@@ -48,6 +49,8 @@ class DeviceFacts:
     by_stream   {(stream, verdict): stored messages}; `missing` numbers that were passed over
     latency_ms  from a record's making to its storing, where its clock was set
     states      [(state, Unix ms; Unix ms, or None while it lasts)], as the backend has seen them
+    supply      [(phase, whole A or -1 for less than 0.5 A, messages, mV, mA)], sums of telemetry
+    offers      (messages, mW, offered mW), sums while a car charged
     exclusions  [(Unix s, Unix s, reason)]: outages in it do not count, by an operator's word
     """
 
@@ -63,6 +66,8 @@ class DeviceFacts:
     latency_ms: list = field(default_factory=list)
     states: list = field(default_factory=list)
     exclusions: list = field(default_factory=list)
+    supply: list = field(default_factory=list)
+    offers: tuple = (0, 0, 0)
 
 
 def device_facts(device, rows, keys, until_ms=None):
@@ -169,9 +174,10 @@ def take_alarm(facts, message, at_ms, open_alarms, counts):
         facts.alarms.append((code, on_s, at_ms // 1000))
 
 
-def load(store, devices=None, until_ms=None, records=True):
-    """{device: DeviceFacts} of a Store, for these devices or all that have a key. Only what bills
-    needs the sessions' `records`, which take most of the room."""
+def load(store, devices=None, until_ms=None, records=True, period_ms=(0, _MOST)):
+    """{device: DeviceFacts} of a Store, for these devices or all that have a key; `period_ms` is
+    of the telemetry. Only what bills needs the sessions' `records`, which take most of the
+    room."""
     keys = {}
     for (device, key_id), spki in store.trusted().items():
         keys.setdefault(device, {})[key_id] = spki
@@ -181,13 +187,18 @@ def load(store, devices=None, until_ms=None, records=True):
         for session in () if records else facts[name].sessions:
             session.records = []
         with store.engine.connect() as connection:
-            add_states(connection, facts, [name])
+            add_seen(connection, facts, [name], *period_ms)
     return facts
 
 
-def add_states(connection, facts, devices):
-    """Add to {device: DeviceFacts} what the backend has seen of some devices itself, and what
-    operators have said of their outages."""
+def add_seen(connection, facts, devices, from_ms=0, to_ms=_MOST):
+    """Add to {device: DeviceFacts} what the backend has seen of some devices itself, telemetry of
+    a period, and what operators have said of their outages."""
+    supply, offers = read_supply(connection, devices, from_ms, to_ms)
+    for name, found in supply.items():
+        facts[name].supply = found
+    for name, found in offers.items():
+        facts[name].offers = found
     for row in connection.execute(sql.select(spans).where(
             spans.c.device.in_(devices), spans.c.state.in_(uptime.DOWN)).order_by(
                 spans.c.from_ms)):

@@ -3,7 +3,7 @@
 import sqlalchemy as sql
 
 from evmeter_tools.backend import tables as t
-from evmeter_tools.insight.facts import DeviceFacts, add_states
+from evmeter_tools.insight.facts import DeviceFacts, add_seen
 from evmeter_tools.insight.session import CHARGING, ChargingSession, fill, phases_of
 from evmeter_tools.insight.workup import covering
 
@@ -86,7 +86,7 @@ def held_facts(store, devices, from_ms, to_ms, sessions=True):
         for row in rows(t.happenings, t.happenings.c.outside_mwh.is_not(None),
                         t.happenings.c.at_ms >= from_ms, t.happenings.c.at_ms < to_ms):
             facts[row["device"]].outside.append((row["at_ms"], row["outside_mwh"]))
-        add_states(connection, facts, devices)
+        add_seen(connection, facts, devices, from_ms, to_ms)
         tallies = list(rows(t.tallies))
         follows = {(row["device"], row["key_id"]): row["follows"] for row in rows(t.keys)}
     _count(facts, tallies, follows)

@@ -129,6 +129,8 @@ REPORTS = {
             for at_ms in own.refused)),
     "stations": lambda facts, view: stations.stations(
         facts, view.from_ms, view.to_ms, view.rated_mw),
+    "voltage": lambda facts, _view: stations.supply(facts),
+    "delivered": lambda facts, _view: stations.offers(facts),
     "uptime": lambda facts, view: uptime.uptime(
         _outages(facts, view), sorted(facts), view.months(), view.zone),
     "outages": lambda facts, view: uptime.reasons(

@@ -1,11 +1,11 @@
 """What each station delivers and loses, and whether its records are all there."""
 
+from evmeter_tools.backend.supply import IDLE_BAND, IDLE_MA
 from evmeter_tools.insight.session import CHARGING, OPEN, SUCCESS
 from evmeter_tools.insight.table import Column, Table, median, quantile, share
 from evmeter_tools.insight.use import begun, energy_inside
 
 _HOUR_MS = 3_600_000
-_IDLE_MA = 500
 _LOADED_PERMILLE = 800
 
 
@@ -67,20 +67,46 @@ def voltage_drop(device, telemetry):
         pairs = [(message["i_ma"][phase], message["u_mv"][phase]) for message in telemetry
                  if len(message["i_ma"]) > phase]
         most_ma = max((current for current, _ in pairs), default=0)
-        idle = [voltage for current, voltage in pairs if abs(current) < _IDLE_MA]
+        idle = [voltage for current, voltage in pairs if abs(current) < IDLE_MA]
         loaded = [(current, voltage) for current, voltage in pairs
-                  if current >= _IDLE_MA and current * 1000 >= most_ma * _LOADED_PERMILLE]
+                  if current >= IDLE_MA and current * 1000 >= most_ma * _LOADED_PERMILLE]
         idle_mv = median(idle)
         loaded_mv = median([voltage for _, voltage in loaded])
         current_ma = median([current for current, _ in loaded])
-        drop_mv = None if None in (idle_mv, loaded_mv) else idle_mv - loaded_mv
-        rows.append((device, phase + 1, idle_mv, loaded_mv, current_ma, drop_mv,
-                     drop_mv and share(drop_mv, idle_mv),
-                     drop_mv and share(drop_mv * 1000, current_ma, 1)))
+        rows.append(_drop(device, phase + 1, idle_mv, loaded_mv, current_ma))
+    return _voltage_table(rows)
+
+
+def supply(facts):
+    """The same of {device: DeviceFacts}, from what was summed up of telemetry by whole amperes:
+    means take the medians' place."""
+    rows = []
+    for device, own in sorted(facts.items()):
+        for phase in sorted({row[0] for row in own.supply}):
+            bands = {band_a: sums for number, band_a, *sums in own.supply if number == phase}
+            count, voltage_mv, _ = bands.pop(IDLE_BAND, (0, 0, 0))
+            idle_mv = share(voltage_mv, count, 1)
+            most_a = max(bands, default=0)
+            loaded = [sums for band_a, sums in bands.items()
+                      if band_a * 1000 >= most_a * _LOADED_PERMILLE]
+            count, voltage_mv, current_ma = map(sum, zip(*loaded, strict=True)) if loaded else (
+                0, 0, 0)
+            rows.append(_drop(device, phase, idle_mv, share(voltage_mv, count, 1),
+                              share(current_ma, count, 1)))
+    return _voltage_table(rows)
+
+
+def _drop(device, phase, idle_mv, loaded_mv, current_ma):
+    drop_mv = None if None in (idle_mv, loaded_mv) else idle_mv - loaded_mv
+    return (device, phase, idle_mv, loaded_mv, current_ma, drop_mv,
+            drop_mv and share(drop_mv, idle_mv), drop_mv and share(drop_mv * 1000, current_ma, 1))
+
+
+def _voltage_table(rows):
     return Table("voltage", "Voltage drop", (
         Column("device", "device"), Column("phase", "phase"), Column("idle_mv", "idle mV"),
-        Column("loaded_mv", "loaded mV"), Column("current_ma", "mA"), Column("drop_mv", "drop mV"),
-        Column("drop_permille", "permille"),
+        Column("loaded_mv", "loaded mV"), Column("current_ma", "at mA"),
+        Column("drop_mv", "drop mV"), Column("drop_permille", "permille"),
         Column("source_mohm", "mOhm", "drop / current: the way from the transformer")), rows)
 
 
@@ -89,12 +115,20 @@ def delivered(device, samples):
     with i_max_ma (`status`), u_mv and p_mw (`tel`): means in mW and their ratio."""
     found = [(sample["p_mw"], sample["i_max_ma"] * sum(sample["u_mv"]) // 1000)
              for sample in samples if sample.get("i_max_ma") and sample.get("p_mw") is not None]
-    count = len(found)
-    power_mw = share(sum(power for power, _ in found), count, 1)
-    offered_mw = share(sum(offered for _, offered in found), count, 1)
+    return _delivered_table([(device, len(found), sum(power for power, _ in found),
+                              sum(offered for _, offered in found))])
+
+
+def offers(facts):
+    """The same of {device: DeviceFacts}, from what was summed up of telemetry."""
+    return _delivered_table([(device, *own.offers) for device, own in sorted(facts.items())
+                             if own.offers[0]])
+
+
+def _delivered_table(sums):
     return Table("delivered", "Delivered against offered", (
         Column("device", "device"), Column("samples", "samples"),
         Column("power_mw", "mean mW"), Column("offered_mw", "offered mW"),
         Column("share_permille", "permille")),
-        [(device, count, power_mw, offered_mw,
-          share(sum(power for power, _ in found), sum(offered for _, offered in found)))])
+        [(device, count, share(power_mw, count, 1), share(offered_mw, count, 1),
+          share(power_mw, offered_mw)) for device, count, power_mw, offered_mw in sums])

@@ -15,6 +15,7 @@ _DAY_S = 86400
 _QUARTER_S = 900
 _IDLE_MWH = 1000  # a quarter of an hour of a device's own need
 _PER_SITE = 20
+_SUPPLY_DAYS = 30  # that have sums of telemetry
 _SPANS = 20  # states of each device that are remembered
 _ZONES = ("Europe/Berlin", "Europe/London", "America/New_York")
 _DELAY_MS = 800
@@ -74,6 +75,7 @@ def write(connection, devices, plans, end_s, days, key_id, name, tell=lambda *_:
         load.device(name(at), mine)
         _state(out, name(at), at, mine[-1] if mine else None, end_s, choose)
         _alarms(out, name(at), at, end_s, choose)
+        _supply(out, name(at), end_s // _DAY_S, min(days, _SUPPLY_DAYS))
     load.finish()
     out.finish()
     return out.written
@@ -179,6 +181,15 @@ def _state(out, device, at, last, end_s, choose):
         from_ms = since_ms - number * 7_200_000
         out.add("status_span", device=device, state=state if not number
                 else "charging" if number % 2 else "available", from_ms=from_ms, to_ms=to_ms)
+
+
+def _supply(out, device, today, days):
+    for day in range(today - days, today):
+        for band_a, count, voltage_mv in ((-1, 1000, 230_000), (16, 200, 226_000)):
+            out.add("supply", device=device, day=day, phase=1, band_a=band_a, count=count,
+                    voltage_mv=count * voltage_mv, current_ma=count * max(0, band_a) * 1000)
+        out.add("offer", device=device, day=day, count=200, power_mw=200 * 7_000_000,
+                offered_mw=200 * 7_360_000)
 
 
 def _alarms(out, device, at, end_s, choose):

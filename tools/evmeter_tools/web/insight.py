@@ -23,7 +23,7 @@ _LONGEST_MS = 5 * 366 * 86_400_000
 _CATCH_UP_S = 0.05  # so long a report works on what came in since; beyond it says how much waits
 _CHUNK = 25  # chargers at once in a file
 _PIECE_MS = 30 * 86_400_000  # of a load profile at once in a file
-_NO_SESSIONS = ("uptime", "outages", "records")
+_NO_SESSIONS = ("voltage", "delivered", "uptime", "outages", "records")
 _FEW = 400  # chargers, of which what waits is counted alone
 _STEPS = (1, 4, 16, 96)  # quarters of an hour in a point of a long load profile
 

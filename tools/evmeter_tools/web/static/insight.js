@@ -3,14 +3,15 @@ import { plot } from "./plot.js";
 
 const WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 const ORDER = ["starts", "utilisation", "demand", "profile", "concurrency", "sessions", "outcomes", "overstay", "tariffs",
-  "off_peak", "stations", "uptime", "outages", "reliability", "records"];
+  "off_peak", "stations", "voltage", "delivered", "uptime", "outages", "reliability", "records"];
 const MAPS = { starts: "starts", concurrency: "cars" };
 const FEW = 8;
 const MOST = 1000;
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 // The unit stands at the end of a column's name.
-const FORMS = [[/_mwh$/, (value) => `${kwh(value)} kWh`], [/_mw$/, (value) => `${(value / 1e6).toFixed(2)} kW`],
+const FORMS = [[/_mv$/, (value) => `${(value / 1000).toFixed(1)} V`], [/_ma$/, (value) => `${(value / 1000).toFixed(1)} A`],
+  [/_mwh$/, (value) => `${kwh(value)} kWh`], [/_mw$/, (value) => `${(value / 1e6).toFixed(2)} kW`],
   [/permille$/, (value) => `${(value / 10).toFixed(1)} %`], [/_mpercent$/, (value) => `${(value / 1000).toFixed(3)} %`],
   [/(_at|start|stop|t0|from|to)_s$/, (value) => shortly(value * 1000)], [/_s$/, span],
   [/(_at|start|stop|begin|end)_ms$/, (value) => when(value)], [/_ms$/, (value) => span(value / 1000)]];
@@ -31,7 +32,7 @@ function unitKey(report, key, row) {
 
 const compare = (a, b) => (a === b ? 0 : a === null ? 1 : b === null ? -1 : a < b ? -1 : 1);
 
-const nameOf = (label) => (label === "permille" || label === "m%" ? "share" : label.replace(/,? (mWh|mW|s|Unix ms|o\/oo)$/, ""));
+const nameOf = (label) => (label === "permille" || label === "m%" ? "share" : label.replace(/,? (mWh|mW|mV|mA|s|Unix ms|o\/oo)$/, ""));
 /** A word of the reports for people: its unit stands in the values. */
 const wordOf = (value) => (/^[a-z_]+$/.test(value) ? value.replace(/_(mwh|mw|s)$/, "").replaceAll("_", " ") : value);
 
