@@ -19,9 +19,16 @@ _NUMBERS = ("start_ms", "until_ms", "energy_mwh", "gap_mwh", "charging_ms", "occ
             "duration_s", "changed_at")
 UNKNOWN = np.iinfo(np.int64).min
 OUTCOME_NAMES = tuple(OUTCOMES)
-_OUTCOMES = {name: at for at, name in enumerate(OUTCOME_NAMES)}
-_SOURCE = ("id", "device", *_NUMBERS, "start_quality", "start_corrected", "state", "outcome",
-           "split_ok", "by_tariff")
+_f = session_facts.c
+# what Python need not look at row by row: numbers, UNKNOWN for none
+_SOURCE = (
+    _f.id, _f.device, *(sql.func.coalesce(_f[name], sql.literal_column(str(-2**63)))
+                        for name in _NUMBERS),
+    sql.case({name: at for at, name in enumerate(OUTCOME_NAMES)}, value=_f.outcome, else_=0),
+    sql.case((_f.state == "complete", 1), else_=0),
+    sql.case((sql.and_(_f.start_ms.is_not(None), sql.or_(
+        _f.start_corrected == 1, _f.start_quality != "U")), 1), else_=0),
+    sql.case((sql.and_(_f.split_ok == 1, _f.by_tariff != "{}"), _f.by_tariff)))
 
 
 class Columns:
@@ -58,7 +65,7 @@ class Columns:
                              self._splits)
 
     def _refresh(self):
-        query = sql.select(*(session_facts.c[name] for name in _SOURCE))
+        query = sql.select(*_SOURCE)
         if self._seen_ms is not None:
             query = query.where(session_facts.c.changed_at >= self._seen_ms - _MARGIN_MS)
         with self._store.engine.connect() as connection:
@@ -70,37 +77,29 @@ class Columns:
     def _take(self, rows, fresh):
         """Take rows; those that are held as they are change nothing. What is in use elsewhere is
         not touched: the first change copies the columns."""
-        values = list(zip(*rows, strict=True))
-        by_name = dict(zip(_SOURCE, values, strict=True))
-        ids = np.array(by_name["id"], np.int64)
+        numbers, devices, *values, outcomes, complete, known, splits = zip(*rows, strict=True)
+        ids = np.array(numbers, np.int64)
+        changed = np.array(values[_NUMBERS.index("changed_at")], np.int64)
         if ids.max() >= self._room:
             self._grow(max(2 * self._room, int(ids.max()) + 1))
             fresh = True
-        changed = np.array(by_name["changed_at"], np.int64)
         self._seen_ms = max(self._seen_ms or 0, int(changed.max()))
         if (self.columns["changed_at"][ids] == changed).all():
             return fresh
         if not fresh:
             self.columns = {name: column.copy() for name, column in self.columns.items()}
             self._splits = dict(self._splits)
-        for name in _NUMBERS:
-            self.columns[name][ids] = np.array(
-                [UNKNOWN if value is None else value for value in by_name[name]], np.int64)
-        self.columns["device"][ids] = [
-            self._devices.setdefault(device, len(self._devices)) for device in by_name["device"]]
-        self.columns["outcome"][ids] = [_OUTCOMES[name] for name in by_name["outcome"]]
-        self.columns["complete"][ids] = [state == "complete" for state in by_name["state"]]
-        self.columns["known"][ids] = [
-            start is not None and bool(corrected or quality != "U") for start, corrected, quality
-            in zip(by_name["start_ms"], by_name["start_corrected"], by_name["start_quality"],
-                   strict=True)]
-        for number, split_ok, text in zip(by_name["id"], by_name["split_ok"],
-                                          by_name["by_tariff"], strict=True):
-            if split_ok and text != "{}":
+        for name, own in (*zip(_NUMBERS, values, strict=True), ("outcome", outcomes),
+                          ("complete", complete), ("known", known)):
+            self.columns[name][ids] = np.array(own, self.columns[name].dtype)
+        held = self._devices
+        self.columns["device"][ids] = [held.setdefault(name, len(held)) for name in devices]
+        for number, text in zip(numbers, splits, strict=True):
+            if text is not None:
                 self._splits[number] = [
                     (self._names.setdefault(name, len(self._names)), mwh)
                     for name, mwh in json.loads(text).items()]
-            else:
+            elif self._splits:
                 self._splits.pop(number, None)
         return True
 

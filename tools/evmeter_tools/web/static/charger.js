@@ -62,7 +62,24 @@ async function fill(found) {
 
 const run = live(refresh, (change) => ["chargers", "alarms", "sessions"].some((what) => change[what]?.includes(device)));
 
+async function exclusions() {
+  const found = await api(`${base}/exclusions`);
+  put("#exclusions", found.map((each) => h("tr", {}, h("td", {}, shortly(each.from_s * 1000)), h("td", {}, shortly(each.to_s * 1000)),
+    h("td", { title: each.note || null }, each.reason), h("td", { class: "number" }, h("button", { class: "plain", on: { click: act(async () => {
+      await api(`${base}/exclusions/${each.id}`, "DELETE");
+      await exclusions();
+    }) } }, "Remove")))));
+}
+
 if (isOperator) {
+  exclusions();
+  $("#exclude").addEventListener("submit", act(async (event) => {
+    const form = event.target;
+    const seconds = (name) => Math.floor(new Date(form[name].value).getTime() / 1000);
+    await api(`${base}/exclusions`, "POST", { from_s: seconds("from"), to_s: seconds("to"), reason: form.reason.value, note: form.note.value });
+    form.reset();
+    await exclusions();
+  }));
   const link = (wanted) => act(async () => {
     const made = await api(`${base}/links`, "POST", { sid: wanted() });
     const figure = $("#link");
