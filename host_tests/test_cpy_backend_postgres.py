@@ -23,7 +23,13 @@ from evmeter_tools.backend.live import Live
 from evmeter_tools.backend.mqtt import Address
 from evmeter_tools.backend.sessions import missing_numbers
 from evmeter_tools.backend.store import CONFLICT, REPEATED, STORED, Store
+from evmeter_tools.insight.facts import load
+from evmeter_tools.insight.local import LocalTime
+from evmeter_tools.insight.reports import REPORTS, View, report
 from evmeter_tools.paths import BUILD
+from evmeter_tools.sample.device import SampleDevice
+from evmeter_tools.web import metrics
+from evmeter_tools.web.insight import WHOLE, Reports
 from fakes.device import FakeDevice
 from fakes.postgres import Postgres
 
@@ -194,6 +200,35 @@ def _faults(store, devices):
 
 def _share_done(devices):
     return sum(len(device.confirmed()) for device in devices) / (_DEVICES * _RECORDS)
+
+
+def test_reports_hold_on_postgresql_too(store):
+    begin_ms = 1_774_656_000_000
+    device = SampleDevice("d-1", begin_ms)
+    device.run(4000).plug().charge(3600).cut(20, 2000).phase("finished_estimated", 900).unplug()
+    device.alarm("METER_LOST", True).run(1800)
+    device.store(store)
+    live = Live(store)
+    live.take([("d-1", "avail", b"online", begin_ms),
+               ("d-1", "status", b'{"n": 1, "st": "charging", "cp": "C", "i_max_ma": 16000}',
+                begin_ms + 1)])
+    for number in range(2):
+        live.take([("d-1", "tel", b'{"u_mv": [230000], "i_ma": [9000], "p_mw": 2070000}',
+                    begin_ms + 2000 + number)])
+    live.take([("d-1", "avail", b"offline", begin_ms + 5_000_000)])
+    with store.engine.begin() as connection:
+        connection.execute(sql.insert(t.chargers).values(device="d-1", rated_w=11_000))
+    reports = Reports(store)
+    period_ms = begin_ms - 86_400_000, begin_ms + 86_400_000
+    view = View(LocalTime("Europe/Berlin"), *period_ms, {"d-1": 11_000_000})
+    facts = load(store, period_ms=period_ms)
+    for name in REPORTS:
+        asked = reports.wanted(name, "Europe/Berlin", *period_ms)
+        assert reports.waiting(asked) == 0
+        found = reports.whole(asked) if name in WHOLE else reports.part(asked, 9)[0]
+        assert found.json() == report(name, facts, view).json(), name
+        assert found.rows, name
+    assert b'evmeter_sessions_total{device="d-1"} 1.0' in metrics.text(store)
 
 
 def _wait(condition, what):
