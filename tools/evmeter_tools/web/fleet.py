@@ -272,13 +272,17 @@ def availability(store, forecast, limit=100, site=""):
         places = [place for place in places if site in ("", place["id"])][:limit]
         rows = connection.execute(sql.select(*columns).select_from(source).where(
             chargers.c.site.in_([place["id"] for place in places])).order_by(columns[0])).all()
+        begun = dict(connection.execute(sql.select(
+            sessions.c.device, sessions.c.begin_ms).join(states, sql.and_(
+                states.c.device == sessions.c.device, states.c.sid == sessions.c.sid)).join(
+                    chargers, chargers.c.device == states.c.device).where(
+                        chargers.c.site.in_([place["id"] for place in places]))).all())
         by_site = {}
         for row in rows:
             by_site.setdefault(row.site, []).append(_charger(row))
         for place in places:
             own = by_site.get(place["id"], [])
-            _judge(connection, place, own,
-                   forecast.durations(connection, place["id"], own, at), at)
+            _judge(place, own, begun, forecast.durations(connection, place["id"], own, at), at)
     return {"now_ms": at, "sites": places}
 
 
@@ -290,15 +294,13 @@ def _rank_by(place, number, free, power_mw):
         headroom_w=max(0, place["limit_w"] - used_w) if place["limit_w"] else None)
 
 
-def _judge(connection, place, own, durations, at):
-    begun = dict(connection.execute(sql.select(sessions.c.sid, sessions.c.begin_ms).where(
-        sessions.c.device.in_([each["device"] for each in own if each["sid"]]),
-        sessions.c.sid.in_([each["sid"] for each in own if each["sid"]]))).all())
+def _judge(place, own, begun, durations, at):
+    """Tell of each charger of a place when it is free; `begun`: {device: begin of its session}."""
     place["evses"] = []
     for each in own:
         free_at = at if each["state"] == AVAILABLE else None
         if each["state"] in _IN_USE:
-            begin_ms = begun.get(each["sid"], each["since_at"])
+            begin_ms = begun.get(each["device"], each["since_at"])
             expected_s = _expected_s(durations, begin_ms)
             if expected_s is not None:
                 free_at = max(at, begin_ms + expected_s * 1000)

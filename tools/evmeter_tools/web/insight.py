@@ -21,7 +21,7 @@ from evmeter_tools.insight.workup import waiting, work_up
 
 _LONGEST_MS = 5 * 366 * 86_400_000
 _CATCH_UP_S = 0.05  # so long a report works on what came in since; beyond it says how much waits
-_CHUNK = 25  # chargers at once in a file
+_CHUNK = 10  # chargers at once in a file: its first bytes come soon
 _PIECE_MS = 30 * 86_400_000  # of a load profile at once in a file
 _NO_SESSIONS = ("voltage", "delivered", "uptime", "outages", "records")
 _FEW = 400  # chargers, of which what waits is counted alone

@@ -40,15 +40,16 @@ def report_csv(request: Request, who: Viewer, name: _Name, from_ms: _From, to_ms
 @router.get(_V1 + "/insight/{name}")
 def report(request: Request, who: Viewer, name: _Name, from_ms: _From, to_ms: _From,
            zone: _Zone = "UTC", site: forms.Search = "", device: forms.Search = "",
-           limit: forms.Limit = 25, offset: forms.Offset = 0):
+           limit: forms.Limit | None = None, offset: forms.Offset = 0):
     """A report over a period: title, columns, rows. Energies are mWh, shares thousandths. One
-    that goes charger by charger is of `limit` chargers of all `chargers`; `waiting` tells how
-    many stored records are not in it yet."""
+    that goes charger by charger is of `limit` chargers (25; 10 of `list`) of all `chargers`;
+    `waiting` tells how many stored records are not in it yet."""
     reports = request.app.state.reports
     wanted = reports.wanted(name, zone, from_ms, to_ms, site, device)
     if name in insight.WHOLE:
         found = reports.whole(wanted, thin=True).json()
     else:
+        limit = limit or (10 if name == "list" else 25)
         table, _ = reports.part(wanted, limit, offset)
         found = {**table.json(), "chargers": reports.count(wanted), "limit": limit,
                  "offset": offset}
