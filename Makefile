@@ -4,13 +4,14 @@ PYTHON ?= python3
 EVMETER := build/bin/evmeter
 SETUP := $(PYTHON) tools/setup/bootstrap.py
 
-.PHONY: help setup demo bench-rig backend test bench faults firmware flash lint clean
+.PHONY: help setup demo bench-rig backend fleet test bench faults firmware flash lint clean
 
 help:
 	@echo "make demo                       two sessions, one broken by a power cut (2 min)"
 	@echo "make test                       everything that can be checked on this machine"
 	@echo "make bench-rig [METER=/dev/...] the bench until Ctrl-C, with a real meter if given"
 	@echo "make backend                    broker, collector and pages at http://127.0.0.1:8080/"
+	@echo "make fleet N=100                so many firmware processes, 10,000 devices that replay"
 	@echo "make bench                      figures, beside what they are held against"
 	@echo "make faults                     the long fault campaigns"
 	@echo "make firmware BOARD= MICROPYTHON=  MicroPython for a board, from its sources"
@@ -30,6 +31,9 @@ bench-rig: setup
 
 backend: setup
 	@$(EVMETER) backend run $(if $(DB),--db $(DB))
+
+fleet: setup
+	@$(EVMETER) fleet $(if $(N),--firmware $(N)) $(if $(DEVICES),--devices $(DEVICES))
 
 test:
 	@$(SETUP) --require micropython,mosquitto,postgres,chromium,pyocmf,node-ocmf,ocpi

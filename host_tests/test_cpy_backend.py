@@ -255,10 +255,10 @@ class _DeafStore(_FailingStore):
     def add(self, entries):
         return self._store.add(entries)
 
-    def contiguous(self, *args):
+    def reached(self, *args):
         if self.fails:
             raise OperationalError("gone away", None, Exception("gone away"))
-        return self._store.contiguous(*args)
+        return self._store.reached(*args)
 
 
 def test_a_database_that_goes_away_after_the_commit_ends_nothing(broker, store):
@@ -301,8 +301,8 @@ def test_what_an_earlier_connection_brought_is_not_acknowledged_to_the_broker(st
     collector._client = SimpleNamespace(ack=lambda mid, qos: told.append(mid),
                                         publish=lambda topic, text, qos: told.append(topic))
     collector._connections = 2
-    collector._take([(connection, SimpleNamespace(
-        topic="evmeter/v1/numbers/evt", payload=device.event(mid), mid=mid, qos=1))
+    collector._take([
+        (connection, mid, messages.read("numbers", "evt", device.event(mid), store.trusted()))
         for connection, mid in ((1, 1), (2, 2))])
     assert told == [2, "evmeter/v1/numbers/ack"]
     assert [row.seq for row in store.rows("numbers")] == [1, 2]
@@ -372,9 +372,7 @@ class _EagerCollector(Collector):
     """The wrong design: says that it has stored before it has."""
 
     def _take(self, batch):
-        for _, message in batch:
-            device, stream = messages.split_topic(message.topic)
-            entry = self._read(device, stream, message.payload)
+        for *_, entry in batch:
             self._confirm([entry], [STORED])
         super()._take(batch)
 

@@ -8,7 +8,8 @@ import typer
 from typer.testing import CliRunner
 
 from evmeter_tools.errors import UserError
-from evmeter_tools.measure import command, modbus, vm, wear
+from evmeter_tools.fleet import recorded
+from evmeter_tools.measure import command, ingest, modbus, vm, wear
 
 
 def _measure(monkeypatch, tmp_path, figures, *arguments):
@@ -49,7 +50,8 @@ def test_every_figure_has_a_key_and_a_reach():
     # what is told beside them, for comparison
     assert set(keys) - set(command.REACH) == {
         "sign_garbage_bytes", "sign_heap_min_kib", "sign_against_starkbank_ecdsa",
-        "sign_against_ecdsa", "reconnect_first_ack_ms"}
+        "sign_against_ecdsa", "reconnect_first_ack_ms",
+        "ingest_session_ratio"}
 
 
 def test_bytes_allocated_by_a_poll_are_fewer_than_the_peers():
@@ -87,3 +89,24 @@ def test_a_session_has_what_the_figure_says(monkeypatch):
         value, how = found["erases_per_session"]
         assert 0 < value < 40 and how.startswith(store)
         assert found["wear_ten_years_percent"][0] > 0
+
+
+def test_every_frame_is_sent_once_in_its_device_s_order():
+    devices = [recorded.record(number, 2) for number in range(70)]
+    sent = ingest.as_sent(devices)
+    for device in devices:
+        assert [frame[3:] for frame in sent if frame[0] == device.name] == device.frames
+    assert sent != [frame for device in devices for frame in sent if frame[0] == device.name]
+
+
+def test_the_collector_is_measured_with_all_of_its_checks():
+    devices = [recorded.record(number, 2, signed=True) for number in range(6)]
+    (found,), records = ingest.rounds(devices, 1)
+    assert records == sum(len(device.frames) for device in devices) == 30
+    assert set(found) == {"receive", "check", "insert", "collect"}
+    assert all(part["cpu_s"] > 0 and part["wall_s"] > 0 for part in found.values())
+    assert found["collect"]["sound"] == records
+    stream, payload = devices[0].frames[1]
+    devices[0].frames[1] = stream, payload.replace(b'"kind":"begin"', b'"kind":"tariff"')
+    with pytest.raises(UserError, match="29 of 30"):
+        ingest.rounds(devices, 1)

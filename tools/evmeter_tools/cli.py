@@ -16,6 +16,7 @@ from evmeter_tools.device.release import release
 from evmeter_tools.errors import UserError
 from evmeter_tools.export import command as export_command
 from evmeter_tools.faults.command import faults
+from evmeter_tools.fleet.command import fleet
 from evmeter_tools.insight.command import show as report
 from evmeter_tools.journal import command as journal_command
 from evmeter_tools.measure.command import measure
@@ -62,6 +63,7 @@ app.command()(console.logs)
 app.command()(console.shell)
 app.command("pull-journal")(console.pull_journal)
 app.command()(faults)
+app.command()(fleet)
 app.command()(measure)
 app.command()(device_command.image)
 app.command()(device_command.firmware)

@@ -96,6 +96,11 @@ class HostDevice:
         """Whether the firmware's process lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self):
+        """Process id of the firmware that was started."""
+        return self._process.pid
+
     def follow(self):
         """Switch the device on again where it has restarted itself; returns whether it had."""
         if self._process is None or self._process.poll() != _RESTART:

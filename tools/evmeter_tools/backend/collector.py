@@ -9,6 +9,7 @@ import json
 import logging
 import queue
 import secrets
+import select
 import threading
 import time
 
@@ -23,8 +24,11 @@ from evmeter_tools.errors import UserError
 
 log = logging.getLogger("evmeter.collector")
 
-_BATCH = 100
+BATCH = 400  # messages in one commit, at most
 _BATCH_S = 0.05
+_IDLE_S = 0.2
+_QOS = 1
+_MOST_PAUSE_S = 30
 _RETRY_S = 1.0
 _ATTEMPTS = 5  # for one message that the database takes offence at
 _MOST_SELECTED = 48
@@ -41,9 +45,11 @@ class Collector:
         self._store = store
         self._address = address
         self._share = share
-        self._queue = queue.Queue()
+        # (connection, packet id, entry or None) of what came and was not taken yet
+        self._waiting = []
         self._connections = 0
-        self._cum = {}
+        self._pause_s = 0
+        self._reached = {}  # line -> (up to where it has no gap, its highest number)
         self._stopping = threading.Event()
         self._trusted = store.trusted()
         self._lines = store.lines()
@@ -54,6 +60,11 @@ class Collector:
             address, name, version=paho.MQTTv5 if share else paho.MQTTv311, manual_ack=True,
             **more)
         client.on_message = self._on_message
+        if not share:  # with MQTT 5 the broker may bound it, at 20 where it says nothing else
+            # its word on an acknowledgement comes behind the messages that wait to be read
+            client.max_inflight_messages_set(_IN_FLIGHT)
+        # packets wait until the worker writes them, all those of a batch together
+        client.on_socket_register_write = lambda *_: None
         self._worker = threading.Thread(target=self._work, name="collector", daemon=True)
 
     def start(self):
@@ -64,7 +75,7 @@ class Collector:
             prove_sharing(self._address)
             # What a dead replica had not confirmed goes to the others by the devices' repetition
             more = {"clean_start": True, "properties": _receive_maximum()}
-        mqtt.connect(self._client, self._address, self._on_connect, **more)
+        mqtt.connect(self._client, self._address, self._on_connect, own_loop=True, **more)
         self._worker.start()
 
     def stop(self):
@@ -72,23 +83,27 @@ class Collector:
         self._stopping.set()
         if self._worker.is_alive():
             self._worker.join()
-        mqtt.close(self._client)
-
-    def _on_message(self, _client, _data, message):
-        self._queue.put((self._connections, message))
+        self._client.disconnect()
+        self._client.loop(_IDLE_S)
 
     def _on_connect(self, client):
+        # what an earlier connection brought comes again: by the broker, or by the devices
+        self._waiting.clear()
         self._connections += 1
+        self._pause_s = 0
         prefix = "$share/%s/" % self._share if self._share else ""
         client.subscribe([("%s%s+/%s" % (prefix, mqtt.ROOT, stream),
                            paho.SubscribeOptions(1) if self._share else 1)
                           for stream in messages.STREAMS])
 
-    # -- the worker: batches in order of arrival --
+    # -- the worker: batches in order of arrival. It reads the connection itself, as two threads
+    # would spend a third of their time on handing messages over --
 
     def _work(self):
         while not self._stopping.is_set():
-            batch = self._next_batch()
+            self._receive(BATCH, 0 if self._waiting else _IDLE_S)
+            batch = self._waiting[:BATCH]
+            del self._waiting[:BATCH]
             while batch:
                 try:
                     self._take(batch)
@@ -98,48 +113,77 @@ class Collector:
                     if self._stopping.wait(_RETRY_S):
                         break
 
-    def _next_batch(self):
+    def _receive(self, most, wait_s):
+        """Read what has come, until `most` messages wait; keep the connection alive, or make
+        another one. Raises nothing: the worker must not end."""
         try:
-            batch = [self._queue.get(timeout=0.2)]
-        except queue.Empty:
-            return []
+            if self._client.socket() is None:
+                self._reconnect()
+            else:
+                self._exchange(most, wait_s)
+        except Exception:
+            log.exception("the connection to the broker is made anew")
+            broken = self._client.socket()
+            if broken:
+                broken.close()
+            self._stopping.wait(_RETRY_S)
+
+    def _exchange(self, most, wait_s):
+        client = self._client
+        if client.want_write():
+            client.loop_write()
         deadline = time.monotonic() + _BATCH_S
-        while len(batch) < _BATCH:
-            try:
-                # what waits already is taken at once; the deadline bounds a trickle
-                batch.append(self._queue.get_nowait())
-            except queue.Empty:
+        came = _readable(client, wait_s)
+        while came and len(self._waiting) < most and time.monotonic() < deadline:
+            before = len(self._waiting)
+            if client.loop_read() != paho.MQTT_ERR_SUCCESS:
                 break
-            if time.monotonic() > deadline:
-                break
-        return batch
+            came = len(self._waiting) > before or _readable(client, 0)
+        if client.want_write():
+            client.loop_write()
+        client.loop_misc()
+
+    def _reconnect(self):
+        if self._stopping.wait(self._pause_s):
+            return
+        self._pause_s = min(2 * self._pause_s + 1, _MOST_PAUSE_S)
+        try:
+            self._client.reconnect()
+        except OSError as error:
+            log.warning("no broker at %s: %s", self._address, error)
+
+    def _on_message(self, _client, _data, message):
+        """Read a message at once, as long as the processor has it at hand."""
+        topic = message.topic
+        entry = None
+        try:
+            device, stream = messages.split_topic(topic)
+            entry = self._read(device, stream, message.payload)
+        except messages.MessageError as error:
+            self._refuse(topic, error)
+        except Exception as error:
+            log.exception("a message from %s cannot be read", topic[:80])
+            self._refuse(topic, type(error).__name__)
+        self._waiting.append((self._connections, message.mid, entry))
 
     def _take(self, batch):
-        entries = []
-        for _, message in batch:
-            try:
-                device, stream = messages.split_topic(message.topic)
-                entries.append(self._read(device, stream, message.payload))
-            except messages.MessageError as error:
-                self._refuse(message.topic, error)
-            except SQLAlchemyError:
-                raise
-            except Exception as error:
-                log.exception("a message from %s cannot be read", message.topic[:80])
-                self._refuse(message.topic, type(error).__name__)
+        entries = [entry for *_, entry in batch if entry]
         fates = self._commit(entries)
         if fates is None:
             return  # stopping: nothing was committed, nothing is confirmed
-        for connection, message in batch:
+        for connection, mid, _ in batch:
             if connection == self._connections:  # else its number may be another message's by now
-                self._client.ack(message.mid, message.qos)
+                self._client.ack(mid, _QOS)
         self._confirm(entries, fates)
 
     def _read(self, device, stream, payload):
         try:
             return messages.read(device, stream, payload, self._trusted)
         except messages.Untrusted:
-            self._know_keys()  # enrolled since the start?
+            try:
+                self._know_keys()  # enrolled since the start?
+            except SQLAlchemyError as error:  # the device will send it again
+                log.error("keys not read: %s", str(error).splitlines()[0])
             return messages.read(device, stream, payload, self._trusted)
 
     def _know_keys(self):
@@ -171,6 +215,8 @@ class Collector:
                     return self._commit_each(entries)
                 if self._stopping.wait(_RETRY_S):
                     return None
+                if self._client.socket() is not None:  # the broker is not to give us up
+                    self._receive(_IN_FLIGHT, 0)
         return []
 
     def _commit_each(self, entries):
@@ -199,13 +245,30 @@ class Collector:
             if "new_key" in entry.facts:
                 self._know_keys()
             touched.setdefault((entry.device, entry.key_id), []).append((entry.seq, why))
-        for (device, key_id), numbers in touched.items():
-            self._acknowledge(device, key_id, numbers)
+        lines = {(device, key_id): (device, self._lines.get((device, key_id), (key_id,)))
+                 for device, key_id in touched}
+        new = [line for line in lines.values() if line not in self._reached]
+        if new:
+            self._reached.update(self._store.reached(new))
+        for key, numbers in touched.items():
+            cum = self._advance(lines[key], [seq for seq, _ in numbers])
+            self._acknowledge(*key, cum, numbers)
 
-    def _acknowledge(self, device, key_id, numbers):
-        line = self._lines.get((device, key_id), (key_id,))
-        key = device, line
-        cum = self._cum[key] = self._store.contiguous(device, line, self._cum.get(key, 0))
+    def _advance(self, line, numbers):
+        """Up to which number everything of a line is stored, now that `numbers` are."""
+        cum, last = self._reached[line]
+        numbers = sorted(numbers)
+        for seq in numbers:
+            if seq > cum + 1:
+                break
+            cum = max(cum, seq)
+        last = max(last, numbers[-1])
+        if last > cum:  # a gap, that another replica or an earlier life may have closed
+            cum = self._store.contiguous(*line, cum)
+        self._reached[line] = cum, last
+        return cum
+
+    def _acknowledge(self, device, key_id, cum, numbers):
         bad = {seq: why for seq, why in numbers if why}
         selected = sorted({seq for seq, _ in numbers if seq > cum and seq not in bad})
         ack = {
@@ -214,6 +277,18 @@ class Collector:
             "bad": [{"seq": seq, "why": why[:80]} for seq, why in sorted(bad.items())][:16],
         }
         self._client.publish("%s%s/ack" % (mqtt.ROOT, device), json.dumps(ack), 1)
+
+
+def _readable(client, wait_s):
+    sock = client.socket()
+    if sock is None:
+        return False
+    if sock.fileno() < 0:  # broken: a read tells the client so
+        return True
+    # what TLS has already deciphered does not show on the socket
+    if getattr(sock, "pending", int)():
+        return True
+    return bool(select.select([sock], [], [], wait_s)[0])
 
 
 def _passes(error):
@@ -232,7 +307,7 @@ def prove_sharing(address):
     """Raise UserError unless the broker really delivers shared subscriptions, each message once:
     brokers were seen to grant them and to deliver nothing."""
     topic = "%s_host/probe-%s" % (mqtt.ROOT, secrets.token_hex(8))
-    came = queue.Queue()
+    came = queue.SimpleQueue()
     clients = []
     try:
         for _ in range(2):

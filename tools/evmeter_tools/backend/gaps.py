@@ -27,18 +27,34 @@ class Gaps:
         """One round: new gaps, closed ones, commands for those that wait."""
         begun = now_ms()
         lines = self._store.lines()
-        with self._store.engine.connect() as connection:
-            touched = sql.select(records.c.device, records.c.key_id).distinct()
-            if self._seen_at is not None:
-                touched = touched.where(records.c.received_at >= self._seen_at - _MARGIN_MS)
-            found = {(row.device, lines.get((row.device, row.key_id), (row.key_id,)))
-                     for row in connection.execute(touched)}
-        for device, line in sorted(found):
+        for device, line in self._touched(lines):
             self._look_at(device, line, begun)
         self._close(lines, begun)
         self._ask(lines, begun)
         self._tell(begun)
         self._seen_at = begun
+
+    def _touched(self, lines):
+        """The lines that may have a new gap: those with new numbers that do not simply go on."""
+        came = sql.select(
+            records.c.device, records.c.key_id, sql.func.count().label("count"),
+            sql.func.min(records.c.seq).label("first"),
+            sql.func.max(records.c.seq).label("last")).group_by(
+                records.c.device, records.c.key_id)
+        if self._seen_at is not None:
+            came = came.where(records.c.received_at >= self._seen_at - _MARGIN_MS)
+        with self._store.engine.connect() as connection:
+            rows = connection.execute(came).all()
+        found = set()
+        for row in rows:
+            line = lines.get((row.device, row.key_id), (row.key_id,))
+            key = row.device, line
+            whole = row.last - row.first + 1 == row.count
+            if whole and len(line) == 1 and row.first <= self._cum.get(key, 0) + 1:
+                self._cum[key] = max(row.last, self._cum.get(key, 0))
+            else:
+                found.add(key)
+        return sorted(found)
 
     def _look_at(self, device, line, at):
         cum = self._cum[device, line] = self._store.contiguous(

@@ -25,7 +25,7 @@ log = logging.getLogger("evmeter.leader")
 
 _LOCK = 0x65766D02  # PostgreSQL's advisory lock
 _TRY_S = 1.0
-_BATCH = 200
+_BATCH = 50  # records wait for it where there is one writer
 _TICK_S = 0.25
 _GAPS_S = 5
 _ALARMS_S = 1

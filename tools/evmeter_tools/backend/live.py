@@ -72,7 +72,7 @@ class Live:
         if not batch:
             return
         self._supply.forget()  # of a batch that was not committed
-        with self._store.engine.begin() as connection:
+        with self._store.turn, self._store.engine.begin() as connection:
             devices = {device for device, *_ in batch}
             held = {row.device: dict(row._mapping) for row in connection.execute(
                 sql.select(states).where(states.c.device.in_(devices)))}

@@ -86,8 +86,9 @@ def client(address, name, *, version=mqtt.MQTTv311, **more):
     return made
 
 
-def connect(made, address, on_connect, **more):
+def connect(made, address, on_connect, own_loop=False, **more):
     """Connect and wait until the broker took it; `on_connect(client)` runs at each connection.
+    `own_loop`: what comes later is read by the caller, not by a thread of the client.
 
     Raises UserError.
     """
@@ -106,8 +107,16 @@ def connect(made, address, on_connect, **more):
     except OSError as error:
         raise UserError("no broker at %s (%s); start one or give another with --broker"
                         % (address, error)) from None
-    made.loop_start()
-    if not answered.wait(CONNECT_S) or refusal:
+    if own_loop:
+        deadline = time.monotonic() + CONNECT_S
+        while made.loop(0.1) == mqtt.MQTT_ERR_SUCCESS and not (
+                answered.is_set() or time.monotonic() > deadline):
+            pass
+        made.loop_write()  # what on_connect had to say
+    else:
+        made.loop_start()
+        answered.wait(CONNECT_S)
+    if not answered.is_set() or refusal:
         close(made)
         raise UserError("the broker at %s did not take the connection: %s"
                         % (address, refusal[0] if refusal else "no answer"))

@@ -82,21 +82,23 @@ def conflict(connection, entry, at):
 
 def happened(store, connection, entries, at):
     """Take entries that were just stored: raise what is wrong, tell who asked for it."""
+    told = {}
     for entry in entries:
         if entry.verdict != "ok":
             raise_alarm(connection, entry.device, BAD_RECORD, CRITICAL,
                         "number %d: %s" % (entry.seq, entry.why), at, at)
         elif entry.stream == "evt" and entry.sid and entry.kind in _TELLING:
-            subject, body = _TELLING[entry.kind]
-            _tell(store, connection, entry, subject, body, at)
-
-
-def _tell(store, connection, entry, subject, body, at):
-    query = sql.select(alerts).where(alerts.c.device == entry.device, alerts.c.sid == entry.sid)
+            told.setdefault((entry.device, entry.sid), []).append(entry)
+    if not told:
+        return
+    query = sql.select(alerts).where(alerts.c.sid.in_({sid for _, sid in told}),
+                                     alerts.c.device.in_({device for device, _ in told}))
     for alert in connection.execute(query).all():
-        note = "%s\n%s" % (body, alert.address) if alert.address else body
-        put(store, connection, "%d/%s/%d" % (alert.id, entry.kind, entry.seq), alert.channel,
-            alert.target, subject, note, at)
+        for entry in told.get((alert.device, alert.sid), ()):
+            subject, body = _TELLING[entry.kind]
+            note = "%s\n%s" % (body, alert.address) if alert.address else body
+            put(store, connection, "%d/%s/%d" % (alert.id, entry.kind, entry.seq), alert.channel,
+                alert.target, subject, note, at)
 
 
 def put(store, connection, once, channel, target, subject, body, at):

@@ -4,9 +4,11 @@ A record's message is kept byte for byte. A number is stored once for (device, k
 content again changes nothing, other content goes to quarantine.
 """
 
+import contextlib
 import hashlib
 import json
 import sqlite3
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -21,9 +23,16 @@ STORED = "stored"
 REPEATED = "repeated"
 CONFLICT = "conflict"
 CONFLICT_WHY = "another content under a stored number"
+_RECORD = ("device", "key_id", "seq", "stream", "sid", "kind", "payload", "sha256", "received_at",
+           "verdict", "why")
+_ROWS = 500  # in one statement: databases bound its parameters
+_BEGIN = ("device", "sid", "key_id", "changed_at", "ok", "state", "begin_ms", "begin_mwh")
+# what a record says of its session, by the state that it leaves it in
+_SESSION = {"open": _BEGIN, "complete": (*_BEGIN, "end_ms", "energy_mwh", "gap_mwh", "billable",
+                                         "tx")}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Entry:
     """One durable message as it came: who, which number, what. `facts` is what its signed content
     says (messages.read): of a session, or of a new key."""
@@ -37,7 +46,7 @@ class Entry:
     payload: bytes
     verdict: str = "ok"
     why: str = ""
-    facts: dict = field(default_factory=dict, compare=False, hash=False)
+    facts: dict = field(default_factory=dict, compare=False)
 
     @property
     def sha256(self):
@@ -72,6 +81,21 @@ def _durable(connection, _record):
     cursor.close()
 
 
+class _Turns:
+    """Lets the writers of a process take turns. SQLite has one writer at a time, and whoever
+    waits for it there tries again now and then, which another one that comes back at once wins."""
+
+    def __init__(self):
+        self._gate, self._turn = threading.Lock(), threading.Lock()
+
+    def __enter__(self):
+        with self._gate:  # whoever waits for the turn holds it, and is the next
+            self._turn.acquire()
+
+    def __exit__(self, *_):
+        self._turn.release()
+
+
 class Store:
     """An open database; `url` is a path of SQLite or a URL. Raises UserError where it cannot be
     used."""
@@ -82,14 +106,26 @@ class Store:
             self.engine = sql.create_engine(self.url, pool_pre_ping=True)
             if self.engine.dialect.name == "sqlite":
                 sql.event.listen(self.engine, "connect", _durable)
+            self.is_sqlite = self.engine.dialect.name == "sqlite"
+            self.turn = _Turns() if self.is_sqlite else contextlib.nullcontext()
+            self._prepare()
             self._migrate()
         except sql.exc.SQLAlchemyError as error:
             reason = str(error).splitlines()[0]
             raise UserError("the database %s cannot be used: %s" % (shown(url), reason)) from None
         except (OSError, ImportError) as error:
             raise UserError("the database %s cannot be used: %s" % (shown(url), error)) from None
-        self.is_sqlite = self.engine.dialect.name == "sqlite"
+
+    def _prepare(self):
+        """Statements that are the same for every batch."""
         self.insert = (sqlite if self.is_sqlite else postgresql).insert
+        row = "(%s)" % ", ".join(["?" if self.is_sqlite else "%s"] * len(_RECORD))
+        names = ", ".join(_RECORD)
+        self._insert_records = (
+            "INSERT INTO record (%s) VALUES " % names,  # noqa: S608 - names of our own
+            row, " ON CONFLICT DO NOTHING RETURNING device, key_id, seq")
+        self._session_of = {state: self._session_statement(state, columns)
+                            for state, columns in _SESSION.items()}
 
     def _migrate(self):
         with self.engine.connect() as connection:
@@ -106,7 +142,6 @@ class Store:
         """Make the rows that follow from the records, in a database that had none."""
         from evmeter_tools.backend.messages import read
 
-        self.insert = (sqlite if self.engine.dialect.name == "sqlite" else postgresql).insert
         trusted = self.trusted()
         query = sql.select(records).where(records.c.stream.in_(("rec", "log"))).order_by(
             records.c.device, records.c.key_id, records.c.seq)
@@ -172,38 +207,49 @@ class Store:
         for entry in entries:
             first.setdefault(entry.number, entry)
         at = now_ms()
-        with self.engine.begin() as connection:
-            fresh = self._insert(connection, first.values(), at)
+        with self.turn, self.engine.begin() as connection:
+            fresh = self._insert(connection, first, at)
+            if len(fresh) == len(entries):
+                self._follow(connection, entries, at)
+                return [STORED] * len(entries)
             held = self._held(connection, [number for number in first if number not in fresh])
             fates = []
             for entry in entries:
-                if entry.number in fresh and first[entry.number] is entry:
+                number = entry.number
+                if number in fresh and first[number] is entry:
                     fates.append(STORED)
                     continue
-                known = held.get(entry.number) or first[entry.number].sha256
+                known = held.get(number) or first[number].sha256
                 fates.append(REPEATED if known == entry.sha256 else CONFLICT)
-            stored = [first[number] for number in first if number in fresh]
-            if fresh:
-                connection.execute(sql.insert(works), [
-                    {"device": device, "key_id": key_id, "seq": seq}
-                    for device, key_id, seq in sorted(fresh)])
-            self._derive(connection, stored)
+            self._follow(connection, [first[number] for number in first if number in fresh], at)
             self._set_aside(connection, entries, fates, at)
-            notices.happened(self, connection, stored, at)
         return fates
 
+    def _follow(self, connection, stored, at):
+        """What comes of entries that were just stored."""
+        if stored:
+            connection.execute(sql.insert(works), [
+                {"device": device, "key_id": key_id, "seq": seq}
+                for device, key_id, seq in sorted(entry.number for entry in stored)])
+        self._derive(connection, stored)
+        notices.happened(self, connection, stored, at)
+
     def _insert(self, connection, entries, at):
-        """Insert what is not there yet; returns the numbers that were new."""
+        """Insert {number: entry} that is not there yet; returns the numbers that were new."""
+        begin, row, end = self._insert_records
         # in one order everywhere: two replicas with the same messages must not wait for each other
-        entries = sorted(entries, key=lambda entry: entry.number)
-        statement = self.insert(records).on_conflict_do_nothing().returning(
-            records.c.device, records.c.key_id, records.c.seq)
-        rows = [{
-            "device": entry.device, "key_id": entry.key_id, "seq": entry.seq,
-            "stream": entry.stream, "sid": entry.sid, "kind": entry.kind,
-            "payload": entry.payload, "sha256": entry.sha256, "received_at": at,
-            "verdict": entry.verdict, "why": entry.why} for entry in entries]
-        return {tuple(row) for row in connection.execute(statement, rows)}
+        numbers = sorted(entries)
+        found = set()
+        for first in range(0, len(numbers), _ROWS):
+            values = []
+            for number in numbers[first:first + _ROWS]:
+                entry = entries[number]
+                values += (*number, entry.stream, entry.sid, entry.kind, entry.payload,
+                           entry.sha256, at, entry.verdict, entry.why)
+            # past SQLAlchemy's treatment of each value, which takes longer than the database
+            text = begin + ", ".join([row] * (len(values) // len(_RECORD))) + end
+            found.update(map(tuple, connection.exec_driver_sql(text, tuple(values)).cursor))
+        return found
 
     @staticmethod
     def _held(connection, numbers):
@@ -229,30 +275,52 @@ class Store:
 
     def _derive(self, connection, entries):
         """What follows from records just stored: a session's row, a new key."""
+        waiting = {state: {} for state in _SESSION}
+        at = now_ms()
         for entry in entries:
             facts = entry.facts
             if "new_key" in facts:
                 self._enrol(connection, entry.device, *facts["new_key"], entry.key_id)
             if entry.stream == "rec" and entry.verdict != "ok":
+                self._write_sessions(connection, waiting)  # it counts for what came before it
                 connection.execute(sql.update(sessions).where(
                     sessions.c.device == entry.device, sessions.c.sid == entry.sid).values(
-                        ok=False, changed_at=now_ms()))
+                        ok=False, changed_at=at))
             elif "begin_ms" in facts:
-                self._derive_session(connection, entry)
+                begin = entry.device, entry.sid, facts["begin_ms"], facts["begin_mwh"]
+                row = {"device": entry.device, "sid": entry.sid, "key_id": entry.key_id,
+                       "changed_at": at, "ok": True, **facts}
+                if facts["state"] == "open":
+                    waiting["open"][begin] = row
+                else:  # it says all that the begin of the same batch has said
+                    waiting["open"].pop(begin, None)
+                    waiting["complete"][begin + entry.number] = row
+        self._write_sessions(connection, waiting)
 
-    def _derive_session(self, connection, entry):
-        row = {"device": entry.device, "sid": entry.sid, "key_id": entry.key_id,
-               "changed_at": now_ms(), "ok": True, **entry.facts}
-        statement = self.insert(sessions).values(row)
+    def _write_sessions(self, connection, waiting):
+        """The rows of sound records, begins first: a session is the same in either order."""
+        for state, rows in waiting.items():
+            if rows:
+                text, names = self._session_of[state]
+                connection.exec_driver_sql(text, [tuple([row[name] for name in names])
+                                                  for row in rows.values()])
+                rows.clear()
+
+    def _session_statement(self, state, columns):
+        """(SQL, columns in the order of its values) that make or amend a session's row."""
+        statement = self.insert(sessions)
+        new = statement.excluded
         # both records must begin alike; a second complete one is no sound one
         agrees = sql.and_(sessions.c.ok, *(
-            sessions.c[name] == row[name] for name in ("begin_ms", "begin_mwh")))
-        update = {"ok": agrees, "changed_at": row["changed_at"]}
-        if row["state"] == "complete":
-            update = {name: value for name, value in row.items() if name not in ("device", "sid")}
-            update["ok"] = sql.and_(agrees, sessions.c.state != "complete")
-        connection.execute(statement.on_conflict_do_update(
-            index_elements=[sessions.c.device, sessions.c.sid], set_=update))
+            sessions.c[name] == new[name] for name in ("begin_ms", "begin_mwh")))
+        update = {"ok": agrees, "changed_at": new.changed_at}
+        if state == "complete":
+            update = {name: new[name] for name in columns if name not in ("device", "sid")}
+            update["ok"] = sql.and_(agrees, sessions.c.state != sql.literal_column("'complete'"))
+        made = statement.on_conflict_do_update(
+            index_elements=[sessions.c.device, sessions.c.sid], set_=update).compile(
+                dialect=self.engine.dialect, column_keys=columns)
+        return str(made), made.positiontup
 
     def contiguous(self, device, key_ids, above=0):
         """The highest number up to which every number after `above` is stored under `key_ids` (a
@@ -268,6 +336,24 @@ class Store:
                     break
                 above = seq
         return above
+
+    def reached(self, lines):
+        """{(device, key ids): (contiguous(..) of it, its highest number)} of several lines."""
+        counted = sql.select(
+            records.c.device, records.c.key_id, sql.func.count().label("count"),
+            sql.func.max(records.c.seq).label("last")).where(
+                records.c.device.in_({device for device, _ in lines})).group_by(
+                    records.c.device, records.c.key_id)
+        with self.engine.connect() as connection:
+            held = {(row.device, row.key_id): row for row in connection.execute(counted)}
+        found = {}
+        for device, key_ids in lines:
+            parts = [held[device, key] for key in key_ids if (device, key) in held]
+            last = max((part.last for part in parts), default=0)
+            # numbers begin at 1: so many up to the last one leave no room for a gap
+            whole = len(parts) <= 1 and sum(part.count for part in parts) == last
+            found[device, key_ids] = (last if whole else self.contiguous(device, key_ids), last)
+        return found
 
     def rows(self, device=None, stream=None, sid=None):
         """Stored records in the order of their numbers."""

@@ -163,7 +163,8 @@ async def _serve(rig):
         _say(rig.status())
 
 
-def _link(folder, path):
+def link(folder, path):
+    """Show the device in `folder` its meter's line."""
     link = folder / "meter.tty"
     fresh = folder / "meter.tty.new"
     fresh.unlink(missing_ok=True)
@@ -236,7 +237,7 @@ async def _run(options):
             serial=options.serial, latency_ms=options.latency_ms, register_wh=options.register_wh)
         await meter.start()
     path = options.meter or meter.path
-    _link(folder, path)
+    link(folder, path)
     vehicle.start()
     rig = Rig(meter, vehicle, options.load_w, options.ramp_s, output)
     rig.obey(first)

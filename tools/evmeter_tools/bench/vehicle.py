@@ -21,15 +21,17 @@ def _now_ms():
 
 
 class Vehicle:
-    """Keeps the file `path` filled with the newest window; `set` changes the pilot at once.
+    """Keeps the file `path` filled with a window of the last `period_s`; `set` changes the pilot
+    at once.
 
     `options`: settings of waveform.Waveform but state and duty, which follows from the current
     that the charger offers. `edge_unix_ms`: when the first window of the present state was
     written.
     """
 
-    def __init__(self, path, *, front_end="fe3", seed=1, **options):
+    def __init__(self, path, *, front_end="fe3", seed=1, period_s=PERIOD_S, **options):
         self._path = str(path)
+        self._period_s = period_s
         self.offered_ma = 16000
         self._waveform = Waveform(front_end, seed, duty_percent=duty_percent(self.offered_ma),
                                   **options)
@@ -81,7 +83,7 @@ class Vehicle:
         os.pwrite(self._file, body, 0)
 
     def start(self):
-        """Begin to write windows, one every 20 ms."""
+        """Begin to write windows, one each period (20 ms)."""
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         self._write()
         self.edge_unix_ms = time.time_ns() // 1_000_000
@@ -89,7 +91,7 @@ class Vehicle:
         self._thread.start()
 
     def _run(self):
-        while not self._stop.wait(PERIOD_S):
+        while not self._stop.wait(self._period_s):
             with self._lock:
                 self._write()
 

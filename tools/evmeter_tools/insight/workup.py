@@ -28,7 +28,7 @@ from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 
 _LOCK = 0x65766D03  # PostgreSQL's advisory lock: one transaction at a time reads and adds
-_AT_ONCE = 2000  # records of a device in one transaction
+_AT_ONCE = 500  # records of a device in one transaction
 _MANY = 400  # values in one query
 _CLOCK = ("clock_bound", "clock_step")
 _ENDLESS_S = 2**62
@@ -60,7 +60,7 @@ def work_up(store, budget_s=None, devices=None, pause=None):
             return True
         if deadline is not None and time.monotonic() > deadline:
             return False
-        with store.engine.begin() as connection:
+        with store.turn, store.engine.begin() as connection:
             if not store.is_sqlite:
                 connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
             _Device(store, connection, device).work_up()

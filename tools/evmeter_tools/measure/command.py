@@ -60,6 +60,12 @@ def _pages():
     return pages.answers()
 
 
+def _ingest():
+    from evmeter_tools.measure import ingest
+
+    return ingest.ratio()
+
+
 # what is measured, in the order of the table; other rooms add theirs
 FIGURES = [
     Figure(("modbus_wire_ratio_2400",), lambda: modbus.wire_ratio(2400)),
@@ -73,6 +79,7 @@ FIGURES = [
     Figure(("edge_error_ms_p99",), _pilot_edges),
     Figure(("heap_min_kib",), _heap),
     Figure(("replay_ratio", "reconnect_first_ack_ms"), _replay),
+    Figure(("ingest_ratio", "ingest_session_ratio"), _ingest),
     Figure(("erases_per_session", "wear_ten_years_percent"), _wear),
     Figure(("page_ms_p95",), _pages),
 ]
@@ -85,6 +92,7 @@ REACH = {
     "pilot_stall_max_ms": ("<=", 100), "edge_error_ms_p99": ("<=", 100),
     "heap_min_kib": ("<=", 36), "erases_per_session": ("<=", 3),
     "wear_ten_years_percent": ("<=", 10), "replay_ratio": (">=", 0.8), "page_ms_p95": ("<=", 200),
+    "ingest_ratio": (">=", 0.7),
 }
 
 

@@ -33,12 +33,17 @@ FLAGS = {
     "ISO15118": "NONE PNC".split(),
     "PLMN": "NONE RING SMS".split(),
 }
+_GROUP_OF = {"%s_%s" % (group, name): group for group in FLAGS for name in FLAGS[group]}
 _TEXTS = ("GI", "GS", "GV", "MV", "MM", "MS", "MF", "ID", "TT", "CF", "CT", "CI")
 # what a field may hold at most, and the version of the format that defines it
 _LONGEST = {"ID": 40, "TT": 250, "CF": 25}
 _SINCE = {"TT": "1.1", "LC": "1.2", "CF": "1.3"}
 _LOSS = {"LN": str, "LI": (int, Decimal), "LR": (int, Decimal), "LU": str}
-_KNOWN = (*_TEXTS, "FV", "PG", "IS", "IL", "IF", "IT", "LC", "RD")
+_KNOWN = frozenset((*_TEXTS, "FV", "PG", "IS", "IL", "IF", "IT", "LC", "RD"))
+_VENDOR = tuple("UVWXYZ")
+_VERSION = re.compile(r"0\.[1-9]|1\.[0-3]", re.ASCII)
+_PAGE = re.compile("([TF])(0|[1-9][0-9]{0,17})", re.ASCII)
+_HASH = re.compile("[0-9a-f]{32}", re.ASCII)
 
 
 @dataclass
@@ -77,8 +82,8 @@ class Verdict:
     @property
     def page(self):
         """The number of a `T<n>` pagination, None where there is none."""
-        match = re.fullmatch("T(0|[1-9][0-9]{0,17})", str(self.get("PG")), re.ASCII)
-        return int(match[1]) if match else None
+        match = _PAGE.fullmatch(str(self.get("PG")))
+        return int(match[2]) if match and match[1] == "T" else None
 
     @property
     def session(self):
@@ -97,7 +102,7 @@ class Verdict:
         return None if self.key is None else key_id(self.key)
 
 
-def _user_faults(payload):
+def user_faults(payload):
     """Yield what is wrong with the user assignment."""
     if not isinstance(payload.get("IS"), bool):
         yield "IS is missing or neither true nor false"
@@ -109,16 +114,16 @@ def _user_faults(payload):
     if payload.get("IT") not in ID_TYPES:
         yield "IT is missing or not defined"
     flags = payload.get("IF", [])
-    known = ["%s_%s" % (group, name) for group in FLAGS for name in FLAGS[group]]
-    if not isinstance(flags, list) or not all(flag in known for flag in flags):
+    if not isinstance(flags, list) or not all(
+            isinstance(flag, str) and flag in _GROUP_OF for flag in flags):
         yield "IF is no list of defined flags"
-    elif len({flag.split("_")[0] for flag in flags}) != len(flags):
+    elif len({_GROUP_OF[flag] for flag in flags}) != len(flags):
         yield "IF has two flags of one group"
 
 
 def _vendor_faults(payload):
     """Yield what is wrong with the keys that this product adds."""
-    if "ZP" in payload and not re.fullmatch("[0-9a-f]{32}", str(payload["ZP"]), re.ASCII):
+    if "ZP" in payload and not _HASH.fullmatch(str(payload["ZP"])):
         yield "ZP is not 32 hex digits"
     if "ZG" in payload and (type(payload["ZG"]) is not int or payload["ZG"] < 0):
         yield "ZG is no whole number of mWh"
@@ -151,13 +156,14 @@ def _loss_faults(loss):
 
 def _payload_faults(payload):
     """Yield what is wrong outside the readings."""
-    for name in payload:
-        if name not in _KNOWN and name[:1] not in tuple("UVWXYZ"):
+    others = payload.keys() - _KNOWN
+    for name in payload if others else ():
+        if name in others and name[:1] not in _VENDOR:
             yield "unknown key %s" % name[:20]
     version = payload.get("FV")
-    if not isinstance(version, str) or not re.fullmatch(r"0\.[1-9]|1\.[0-3]", version, re.ASCII):
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
         yield "FV is missing or not 0.1 to 1.3, which S.A.F.E. accepts"
-    if not re.fullmatch("[TF](0|[1-9][0-9]{0,17})", str(payload.get("PG")), re.ASCII):
+    if not _PAGE.fullmatch(str(payload.get("PG"))):
         yield "PG is not T or F and a number"
     for name in _TEXTS:
         if not isinstance(payload.get(name, ""), str):
@@ -172,7 +178,7 @@ def _payload_faults(payload):
     if not payload.get("MS"):
         yield "MS, the meter's serial number, is missing"
     if str(payload.get("PG"))[:1] == "T":
-        yield from _user_faults(payload)
+        yield from user_faults(payload)
     yield from _vendor_faults(payload)
 
 

@@ -5,7 +5,6 @@ import binascii
 import json
 import re
 from decimal import Decimal
-from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -13,9 +12,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 ALGORITHM = "ECDSA-secp256r1-SHA256"
 _MAX_CHARACTERS = 65536
-_CACHED_KEYS = 4096
+_CACHED_KEYS = 65536
 _SECTIONS = 3
 _SIGNATURE_KEYS = ("SA", "SE", "SM", "SD")
+_ALLOWED = {"SA": (ALGORITHM,), "SE": ("hex", "base64"), "SM": ("application/x-der",)}
+_HEX = re.compile("(?:[0-9A-Fa-f]{2})+")
+# a signature section as our devices write it: known without taking it apart
+OURS = re.compile('\\{"SA":"%s","SD":"([0-9a-f]+)"\\}' % ALGORITHM)
+_ECDSA = ec.ECDSA(hashes.SHA256())
 KEY_CHANGE = "key_change"  # event of the audit entry that both keys sign
 
 
@@ -37,18 +41,30 @@ def _load_key(data):
     return serialization.load_der_public_key(data)
 
 
-@lru_cache(_CACHED_KEYS)
-def _public_key(der):
-    return serialization.load_der_public_key(der)
+_known = {}  # a key as it was given, and its DER -> (DER, key object)
 
 
-@lru_cache(_CACHED_KEYS)
+def _key(data):
+    """(DER, key object) of a public key in any form of `parse_key`."""
+    found = _known.get(data)
+    if found is None:
+        if len(_known) >= _CACHED_KEYS:
+            _known.clear()
+        found = _read_key(data)
+        _known[data] = _known[found[0]] = found
+    return found
+
+
 def parse_key(data):
     """Return the DER (SubjectPublicKeyInfo) of a P-256 public key.
 
     `data` is DER or PEM as bytes, or text: hex (white space is ignored) or PEM. Raises
     `KeyFormatError`, for a secret key too.
     """
+    return _key(data)[0]
+
+
+def _read_key(data):
     if isinstance(data, str):
         data = data.encode("utf-8", "replace")
     if b"PRIVATE KEY" in data:
@@ -63,7 +79,7 @@ def parse_key(data):
         raise KeyFormatError("not a P-256 (secp256r1) key, which these records are signed with")
     return key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    ), key
 
 
 def key_id(der):
@@ -109,15 +125,14 @@ def _no_constant(name):
     raise RecordError("%s is no JSON number" % name)
 
 
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_no_doubles, parse_constant=_no_constant, parse_float=Decimal)
+
+
 def strict_json(text, what):
     """Parse a JSON object; refuse double keys, NaN, trailing data. Fractions become Decimals."""
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_no_doubles,
-            parse_constant=_no_constant,
-            parse_float=Decimal,
-        )
+        value = _STRICT.decode(text)
     except RecordError as error:
         raise RecordError("%s: %s" % (what, error)) from None
     except (ValueError, RecursionError, ArithmeticError) as error:
@@ -140,7 +155,10 @@ def split(text):
         signed = parts[1].encode("utf-8")
     except UnicodeEncodeError:
         raise RecordError("the payload is not Unicode text") from None
-    return signed, strict_json(parts[1], "payload"), strict_json(parts[2], "signature section")
+    ours = OURS.fullmatch(parts[2])
+    section = ({"SA": ALGORITHM, "SD": ours[1]} if ours
+               else strict_json(parts[2], "signature section"))
+    return signed, strict_json(parts[1], "payload"), section
 
 
 def _signature_bytes(section):
@@ -148,8 +166,7 @@ def _signature_bytes(section):
     for name in section:
         if name not in _SIGNATURE_KEYS and name[:1] not in "UVWXYZ":
             raise RecordError("signature section: unknown key %s" % name[:20])
-    allowed = {"SA": (ALGORITHM,), "SE": ("hex", "base64"), "SM": ("application/x-der",)}
-    for name, values in allowed.items():
+    for name, values in _ALLOWED.items():
         if name in section and section[name] not in values:
             raise RecordError(
                 "signature section: %s is %.40r, not %s"
@@ -163,14 +180,18 @@ def _signature_bytes(section):
             return base64.b64decode(text.encode(), validate=True)
         except (binascii.Error, ValueError):
             raise RecordError("signature section: SD is not base64") from None
-    if not re.fullmatch("(?:[0-9A-Fa-f]{2})+", text):
+    if not _HEX.fullmatch(text):
         raise RecordError("signature section: SD is not hex")
     return bytes.fromhex(text)
 
 
 def check_signature(signed, section, key):
     """Raise `RecordError` unless the section signs these bytes under the key (DER)."""
-    der = _signature_bytes(section)
+    check_der(signed, _signature_bytes(section), key)
+
+
+def check_der(signed, der, key):
+    """Raise `RecordError` unless `der` is the signature of these bytes under the key (DER)."""
     try:
         # Only the one right encoding: no padding, no negative numbers, nothing behind it
         strict = utils.encode_dss_signature(*utils.decode_dss_signature(der)) == der
@@ -179,7 +200,7 @@ def check_signature(signed, section, key):
     if not strict:
         raise RecordError("signature: SD is not the DER of two numbers")
     try:
-        _public_key(key).verify(der, signed, ec.ECDSA(hashes.SHA256()))
+        _key(key)[1].verify(der, signed, _ECDSA)
     except InvalidSignature:
         raise RecordError(
             "signature: does not belong to this text and key (changed, or another key)"

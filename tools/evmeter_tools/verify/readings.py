@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 
 from evmeter_tools.verify.parse import RecordError
 
@@ -13,8 +14,9 @@ STATUS = {
     "I": "incompatible meter", "O": "out of range", "S": "substitute value",
     "E": "other error", "F": "read error",
 }  # fmt: skip
-_READING_KEYS = ("TM", "TX", "RV", "RI", "RU", "RT", "CL", "EF", "ST")
+_READING_KEYS = {"TM", "TX", "RV", "RI", "RU", "RT", "CL", "EF", "ST"}
 _VALUE_KEYS = ("RV", "RI", "RU")
+_NEEDED = ("TM", "TX", "ST", *_VALUE_KEYS)
 _DEFINED = {
     "TX": list("BCXELRAPST"),
     "ST": list(STATUS),
@@ -22,7 +24,7 @@ _DEFINED = {
     "RT": ["AC", "DC"],
 }
 _TIME = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d),(\d{3})([+-])(\d\d)(\d\d) ([UISR])", re.ASCII
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}) ([UISR])", re.ASCII
 )
 _REGISTER = re.compile(
     r"([0-9A-F]{1,2})-([0-9A-F]{1,2}):([0-9A-F]{1,2})\.([0-9A-F]{1,2})\.([0-9A-F]{1,2})"
@@ -50,18 +52,20 @@ def parse_time(text):
     match = _TIME.fullmatch(text) if isinstance(text, str) else None
     if not match:
         raise RecordError("TM %.40r: not YYYY-MM-DDThh:mm:ss,mmm+hhmm with U, I, S or R" % (text,))
-    numbers = [int(group) for group in match.groups()[:7]]
-    offset = timedelta(hours=int(match[9]), minutes=int(match[10]))
     try:
-        zone = timezone(-offset if match[8] == "-" else offset)
-        return datetime(*numbers[:6], numbers[6] * 1000, zone), match[11]
-    except (ValueError, OverflowError):
+        return datetime.fromisoformat(match[1]), match[2]
+    except ValueError:
         raise RecordError("TM %s is no time of the calendar" % text) from None
 
 
 def is_billing_register(text):
     """Tell whether S.A.F.E. takes this OBIS code for a billing register."""
-    match = _REGISTER.fullmatch(text) if isinstance(text, str) else None
+    return isinstance(text, str) and _is_billing(text)
+
+
+@lru_cache(256)
+def _is_billing(text):
+    match = _REGISTER.fullmatch(text)
     if not match:
         return False
     a, _, c, d, _ = (int(group, 16) for group in match.groups()[:5])
@@ -85,14 +89,12 @@ def register_mwh(value, unit):
 
 def _check_reading(raw):
     """Raise `RecordError` for a reading that lacks something or holds a value not defined."""
-    for name in raw:
-        if name not in _READING_KEYS:
-            raise RecordError("unknown key %s" % name[:20])
-    needed = ["TM", "TX", "ST"]
+    for name in raw.keys() - _READING_KEYS:
+        raise RecordError("unknown key %s" % name[:20])
+    missing = [name for name in _NEEDED if name not in raw]
     # Only an exception may come without a register, and then without all three of these.
-    if raw.get("TX") != "X" or any(name in raw for name in _VALUE_KEYS):
-        needed += _VALUE_KEYS
-    missing = [name for name in needed if name not in raw]
+    if raw.get("TX") == "X" and missing[-3:] == list(_VALUE_KEYS):
+        del missing[-3:]
     if missing:
         raise RecordError("%s missing" % ", ".join(missing))
     for name, allowed in _DEFINED.items():
