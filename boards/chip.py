@@ -20,6 +20,8 @@ _LOOKAHEAD = const(32)
 _FILTER_NS = const(12000)  # the longest the pulse counter can do
 _TO_2000 = const(946684800)  # s: this port counts from 2000
 _CONFIG = "/config.json"
+_HELD_MS = const(3000)
+_LOOK_MS = const(50)
 # machine.reset_cause: the port tells a brown-out as power-on, a panic as machine.reset
 _RESETS = {machine.PWRON_RESET: "power-on", machine.WDT_RESET: "watchdog",
            machine.HARD_RESET: "software", machine.SOFT_RESET: "software"}
@@ -49,9 +51,11 @@ class Chip:
     PERMIT            to the charge controller, 1 permits; a resistor holds it at 0 in a reset
     PULSES            S0 contact to ground, with 10 kohm to 3.3 V and 100 nF
     SDA, SCL          I2C of a DS3231
+    BUTTON            to ground; opens a closed prompt where it is held at a start. Most are the
+                      boot loader's too: pressed after the reset, not in it. None: there is none
     """
 
-    DE = None
+    DE = BUTTON = None
     pilot_edges = pilot_pwm = network = None
 
     def __init__(self):
@@ -92,6 +96,18 @@ class Chip:
         from drivers.config_files import ConfigFiles
 
         ConfigFiles().restore()
+
+    def button_held(self):
+        """Whether the button is pressed now, and for 3 s more."""
+        if self.BUTTON is None:
+            return False
+        # an ESP32's GPIO34 to 39 have no pull-up: the board has one there
+        pin = Pin(self.BUTTON, Pin.IN, Pin.PULL_UP if self.BUTTON < 34 else None)
+        for _ in range(_HELD_MS // _LOOK_MS):
+            if pin():
+                return False
+            time.sleep_ms(_LOOK_MS)
+        return True
 
     def reset(self):
         """Restart."""
@@ -168,8 +184,8 @@ class Chip:
         RTC().datetime((when[0], when[1], when[2], when[6], when[3], when[4], when[5], 0))
 
     def halt(self, text):
-        """Say why the firmware cannot start. main.py ends behind it, and the prompt comes: a reset
-        would not help."""
+        """Say why the firmware cannot start. main.py ends behind it, and the prompt comes, if it
+        is not closed: a reset would not help."""
         print(text)
 
 

@@ -1,4 +1,16 @@
-import rom_boot
+import micropython
 
-rom_boot.start()
-del rom_boot
+micropython.kbd_intr(-1)  # until it is known whose the prompt is
+try:
+    import prompt
+
+    prompt.ask()
+    import rom_boot
+
+    rom_boot.start()
+    del rom_boot
+except BaseException as error:
+    import prompt
+
+    prompt.leave(error)
+    raise

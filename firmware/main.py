@@ -1,19 +1,32 @@
-import gc
+import micropython
 
-# early and often: a heap that fills up with what importing, signing and texts leave is crumbs
-gc.threshold(4096)
+import prompt
 
-import board  # noqa: E402
-from evmeter.app import App, StartError  # noqa: E402
-
-hardware = board.build()
+micropython.kbd_intr(-1)  # until it is known whose the prompt is
 try:
-    app = App(hardware)
-except StartError as error:
-    from evmeter.system.trial import go_back
+    prompt.ask()
+    import gc
 
-    go_back(hardware, str(error))
-    hardware.halt("evmeter: %s" % error)
-else:
-    gc.collect()
-    app.run()
+    # early and often: a heap that fills up with what importing, signing and texts leave is crumbs
+    gc.threshold(4096)
+
+    import board
+    from evmeter.app import App, StartError
+
+    hardware = board.build()
+    if hardware.button_held():
+        prompt.hand_over()
+    try:
+        app = App(hardware)
+    except StartError as error:
+        from evmeter.system.trial import go_back
+
+        go_back(hardware, str(error))
+        hardware.halt("evmeter: %s" % error)
+    else:
+        gc.collect()
+        app.run()
+except BaseException as error:
+    prompt.leave(error)
+    raise
+prompt.leave()

@@ -251,6 +251,7 @@ def _rare(monkeypatch):
                                               "version": "0.2.0", "sha256": "ab" * 32})
         await ledger.log("update_confirmed", "", 5000, {"version": "0.2.0"})
         await ledger.log("update_failed", "", 5000, {"counter": 8})
+        await ledger.log("unlock", "", 5000, {"by": "a1b2c3d4"})
 
     asyncio.run(write())
     return device

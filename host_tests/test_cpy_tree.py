@@ -13,7 +13,8 @@ TOP_LEVEL = {"firmware", "drivers", "host_tests", "tools", "boards", "Makefile",
              "pyproject.toml", "LICENSE", ".ci", ".gitignore"}
 DEVICE = ("firmware", "drivers")
 MAY_IMPORT_HARDWARE = ("drivers/", "boards/", "firmware/main.py", "firmware/boot.py")
-BROAD_EXCEPT = {"firmware/evmeter/system/supervisor.py"}  # the one boundary of every task
+# the one boundary of every task, and of the program itself
+BROAD_EXCEPT = {"firmware/evmeter/system/supervisor.py", "firmware/main.py", "firmware/boot.py"}
 
 
 def _files(*suffixes):

@@ -38,7 +38,8 @@ def test_identify_and_resend():
     app = FakeApp()
     assert app.operations.ANY_TIME == ("identify", "resend", "time")
     for op, args, dangerous, restarts in (
-        ("key_change", {}, True, False), ("update", {"head": ""}, True, False),
+        ("key_change", {}, True, False), ("lock", {"on": False}, True, True),
+        ("update", {"head": ""}, True, False),
         ("update", {"at": 0, "data": ""}, False, False),
         ("update", {"activate": True}, True, True),
         ("reboot", {}, False, True), ("config", {}, False, True), ("resend", {}, False, False),
@@ -86,6 +87,17 @@ def test_orders_go_to_the_session_alarms_to_the_alarms_limits_to_the_pilot():
     for ma in (-1, 1, 5999, 32001, True, False, 6000.0, None, "6000"):
         assert "6000 to 32000" in str(raises(ValueError, app.do, "limit", {"ma": ma})), ma
     assert app.limits == [0, 6000, 32000]
+
+
+def test_the_prompt_is_closed_and_opened_by_a_restart_and_the_log_tells():
+    app = FakeApp()
+    for on in (True, False):
+        app.operations.restart_due = False
+        assert app.do("lock", {"on": on}, _BY) is None
+        assert app.board.nvs.get_i32("lock") == int(on) and app.operations.restart_due
+        assert app.board.log[-1] == ("lock" if on else "unlock", {"by": _BY})
+    for args in ({}, {"on": 1}, {"on": True, "more": 1}):
+        raises(ValueError, app.do, "lock", args)
 
 
 def test_an_update_goes_to_the_updater():

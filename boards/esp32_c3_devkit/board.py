@@ -20,6 +20,7 @@ class Board(Chip):
     PERMIT = 10  # none of JTAG's, which GPIO4 to 7 are at a reset
     PULSES = 5
     SDA, SCL = 1, 0
+    BUTTON = 9  # Boot, in the user guide of ESP32-C3-DevKitM-1
 
 
 def build():

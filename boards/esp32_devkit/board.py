@@ -18,6 +18,7 @@ class Board(Chip):
     PERMIT = 25  # no pulse at a reset, as GPIO14 and the strapping pins give
     PULSES = 33  # has a pull-up, by which a loose wire reads as no pulse
     SDA, SCL = 21, 22  # the usual ones
+    BUTTON = 0  # Boot, in the user guide of ESP32-DevKitC
 
 
 def build():

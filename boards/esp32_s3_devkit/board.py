@@ -19,6 +19,7 @@ class Board(Chip):
     PERMIT = 21  # neither strapping nor ADC: nothing else wants it
     PULSES = 7
     SDA, SCL = 8, 9
+    BUTTON = 0  # Boot, in the user guide of ESP32-S3-DevKitC-1
 
 
 def build():

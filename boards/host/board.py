@@ -5,9 +5,9 @@ meter's line, a link to a pty or a serial port), pilot.bin (the sampled pilot), 
 nvs.json, rtc.bin, reset (why the device starts: power-on, watchdog, software, brown-out; without
 it, power-on), permit (the permit output, 0 or 1), pulses.bin (the contact of an S0 output),
 battery (by how many ms the battery-backed clock is ahead of the host's, or "stopped"; without it,
-right), temperature (of the board, in thousandths of a degree Celsius; without it, 25000), rom.img
-or vfs.img (the firmware, as a chip has it: rom_start.py). RTC memory is lost at power-on, and only
-then.
+right), button (there while it is pressed), temperature (of the board, in thousandths of a degree
+Celsius; without it, 25000), rom.img or vfs.img (the firmware, as a chip has it: rom_start.py). RTC
+memory is lost at power-on, and only then.
 """
 
 import asyncio
@@ -205,6 +205,14 @@ class Board:
     def identify(self, seconds):
         """Make the device easy to find for so long."""
         print("evmeter: here I am, for %d s" % seconds)
+
+    def button_held(self):
+        """Whether the file `button` is there."""
+        try:
+            self._read("button")
+        except OSError:
+            return False
+        return True
 
     def reset(self):
         """Restart: the process ends with exit code 3, whoever started it starts it again."""

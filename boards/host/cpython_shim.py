@@ -37,6 +37,7 @@ def install():
         return
     module = type(sys)("micropython")
     module.const = lambda value: value
+    module.kbd_intr = lambda code: None
     module.alloc_emergency_exception_buf = lambda size: None
     module.native = module.viper = lambda function: function
     sys.modules.setdefault("micropython", module)

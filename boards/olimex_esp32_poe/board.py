@@ -23,6 +23,7 @@ class Board(EthernetChip):
     PERMIT = 33
     PULSES = 15  # low at a reset only silences the boot loader
     SDA, SCL = 13, 16  # UEXT's I2C; GPIO16 is taken on boards with a WROVER module
+    BUTTON = 34  # BUT1, pulled up on the board; no reset reads it
 
     def lan(self, network):
         """The chip gives the PHY its clock; address 0."""

@@ -21,6 +21,7 @@ from evmeter_tools.insight.command import show as report
 from evmeter_tools.journal import command as journal_command
 from evmeter_tools.measure.command import measure
 from evmeter_tools.operator import command as operator_command
+from evmeter_tools.operator.lock import lock, unlock
 from evmeter_tools.operator.update import update
 from evmeter_tools.receipt.command import receipt
 from evmeter_tools.sample import command as sample_command
@@ -58,6 +59,8 @@ app.command()(selftest)
 app.command()(scan)
 app.command()(provision)
 app.command()(update)
+app.command()(lock)
+app.command()(unlock)
 app.command()(doctor)
 app.command()(console.logs)
 app.command()(console.shell)

@@ -21,7 +21,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 """
 _PROVISION = "from evmeter.system import provision\nprovision.main(%s)\n"
 _END_S = 5
-_RESTART = 3  # exit code of the host board's reset
+RESTART = 3  # exit code of the host board's reset
 
 
 def micropython():
@@ -103,7 +103,7 @@ class HostDevice:
 
     def follow(self):
         """Switch the device on again where it has restarted itself; returns whether it had."""
-        if self._process is None or self._process.poll() != _RESTART:
+        if self._process is None or self._process.poll() != RESTART:
             return False
         self._log.close()
         self.start()

@@ -11,6 +11,7 @@ user         IL, IT, ID, may be IF                 (session/orders.py)
 target       target_mwh or target_minor
 stop         by: "local" or "remote"
 limit        ma: 0, or 6000 to what the board can  ma
+lock         on: true or false; by a restart       closes the prompt, or opens it
 update       head, or at and data, or activate     (system/update.py)
 key_change                                         seq
 
@@ -73,16 +74,17 @@ class Operations:
         self._all = {
             "identify": self._identify, "resend": self._resend, "time": self._time,
             "reboot": self._reboot, "config": self._config, "alarm_ack": self._alarm_ack,
-            "limit": self._limit, "update": self._update, "key_change": self._key_change}
+            "limit": self._limit, "lock": self._lock, "update": self._update,
+            "key_change": self._key_change}
 
     def dangerous(self, op, args):
         """Whether it needs an operator's signature, whatever it says. The pieces of an image do
         not: what is signed tells their hash."""
-        return op == "key_change" or (op == "update" and "data" not in args)
+        return op in ("key_change", "lock") or (op == "update" and "data" not in args)
 
     def restarts(self, op, args):
         """Whether it may end in a restart, which must not forget that it was there."""
-        return op in ("reboot", "config") or (op == "update" and "activate" in args)
+        return op in ("reboot", "config", "lock") or (op == "update" and "activate" in args)
 
     async def do(self, op, args, by):
         """Do it; returns what the answer is to tell (dict or None). `by`: the id of the operator
@@ -164,6 +166,19 @@ class Operations:
         async with app.poll.bus_idle:
             app.limit(ma)
         return {"ma": ma}
+
+    async def _lock(self, args, by):
+        _only(args, "on")
+        on = args.get("on")
+        if type(on) is not bool:
+            raise ValueError("on is %r; allowed: true, false" % (on,))
+        app = self._app
+        await self._rest(_REST_MS)
+        await app.ledger.log("lock" if on else "unlock", "", app.clock.mono_ms(), {"by": by})
+        async with app.poll.bus_idle:
+            app.board.nvs.set_i32("lock", int(on))
+            app.board.nvs.commit()
+        self.restart_due = True
 
     async def _update(self, args, by):
         app = self._app

@@ -30,24 +30,34 @@ def _lay_journal(board, kind, erase):
     return True
 
 
-def provision(board, erase=False):
-    """Check the configuration, lay the journal, make the key; returns the device's public facts as
-    a dict. A journal that opens is left as it is; what else the flash may hold is lost where
-    `erase` allows it, and else refused. Raises ConfigError, StoreError, OSError."""
+def _lock(board, settings):
+    """Close the prompt from the next start on; returns whether something could open it again."""
+    if not (settings["operator"]["keys"] or getattr(board, "BUTTON", None) is not None):
+        return False
+    board.nvs.set_i32("lock", 1)
+    board.nvs.commit()
+    return True
+
+
+def provision(board, erase=False, lock=False):
+    """Check the configuration, lay the journal, make the key, close the prompt (drivers/prompt.py)
+    where `lock` asks for it; returns the device's public facts as a dict. A journal that opens is
+    left as it is; what else the flash may hold is lost where `erase` allows it, and else refused.
+    Raises ConfigError, StoreError, OSError."""
     settings = config.parse(board.read_config())
     formatted = _lay_journal(board, settings["journal"]["store"], erase)
     signer = keys.make(board.nvs, os.urandom)
     return {"id": settings["id"], "k": signer.key_id, "spki": signer.spki_hex(),
-            "formatted": formatted}
+            "formatted": formatted, "locked": lock and _lock(board, settings)}
 
 
-def main(erase=False):
+def main(erase=False, lock=False):
     """Print what `provision` returns as one line of JSON; or why it cannot be done, as "error"."""
     import board
 
     hardware = board.build()
     try:
-        print(json.dumps(provision(hardware, erase)))
+        print(json.dumps(provision(hardware, erase, lock)))
     except (config.ConfigError, StoreError, OSError) as error:
         print(json.dumps({"error": str(error)}))
         hardware.halt("evmeter: %s" % error)

@@ -83,7 +83,7 @@ def boot_files(folder, arch):
     """Put into `folder` what lies in the chip's file system whichever image is started."""
     for name in ("boot.py", "main.py"):
         shutil.copy(FIRMWARE / name, folder)
-    for name in ("rom_boot.py", "rom_slots.py", "file_slots.py", "rom_file.py"):
+    for name in ("prompt.py", "rom_boot.py", "rom_slots.py", "file_slots.py", "rom_file.py"):
         compiled(ROOT / "drivers" / name, Path(name), folder, arch)
 
 

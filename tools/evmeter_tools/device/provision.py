@@ -16,7 +16,7 @@ from evmeter_tools.device.label import label as make_label
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice
 
-_PROGRAM = "from evmeter.system import provision\nprovision.main(%s)\n"
+_PROGRAM = "from evmeter.system import provision\nprovision.main(%s, %s)\n"
 # whole or not at all; a device starts in the folder /
 _WRITE = """
 import os
@@ -173,13 +173,17 @@ def provision(
         str | None, typer.Option(help="Address of the page that verifies records")] = None,
     erase: Annotated[bool, typer.Option(
         "--erase", help="Let go what the journal's flash holds, if that is no journal")] = False,
+    is_open: Annotated[bool, typer.Option(
+        "--open", help="Leave the prompt open: 'evmeter lock' closes it later")] = False,
     save: Annotated[
         Path | None, typer.Option(help="File to keep what was answered in")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the device's public facts")]
     = False,
 ):
     """Commission a device: its configuration, its journal, a key made on it; then its public key
-    into the backend and onto a label.
+    into the backend and onto a label. The prompt is closed at the end, where an operator's key in
+    the configuration, or a button, can open it again: from then on, `doctor`, `shell` and
+    `pull-journal` find nobody at the port.
 
     Nothing is touched before the configuration was checked whole. A key and a journal that are
     there are kept; where the journal's flash holds something else, that is kept too, and told.
@@ -199,8 +203,9 @@ def provision(
     if save:
         save.write_text(asked)
     _put(text, port, folder, config)
+    program = _PROGRAM % (erase, not is_open)
     try:
-        known = next((one for one in run.objects(_PROGRAM % erase, port=port, folder=folder)
+        known = next((one for one in run.objects(program, port=port, folder=folder)
                       if {"spki", "error"} & set(one)), None)
     finally:
         if port:
@@ -220,6 +225,11 @@ def provision(
     print("%s: key %s, journal %s" % (known["id"], known["k"],
                                       "formatted" if known["formatted"] else "kept as it was"))
     print("public key %s" % known["spki"])
+    if known.get("locked"):
+        print("the prompt is closed: evmeter unlock %s --key .., or the board's button"
+              % known["id"])
+    elif not is_open:
+        print("the prompt stays open: without operator.keys nothing could open it again")
     print("enrolled in %s" % db if db else
           "not enrolled: evmeter backend enrol %s %s..." % (known["id"], known["spki"][:16]))
     if broker_dir:

@@ -1,0 +1,88 @@
+"""`evmeter lock`, `evmeter unlock`: nobody's, or somebody's, MicroPython prompt on a device."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evmeter_tools.device import run
+from evmeter_tools.errors import UserError
+from evmeter_tools.operator import signing
+from evmeter_tools.operator.line import LOGIN_FROM, Line
+from evmeter_tools.words import clean
+
+_VALID_S = 300
+# of drivers/prompt.py
+_CLOSE = """
+from esp32 import NVS
+nvs = NVS("evmeter")
+nvs.set_i32("lock", 1)
+nvs.commit()
+print('{"locked": true}')
+"""
+_Device = Annotated[str, typer.Argument(help="The device's id")]
+_Key = Annotated[Path, typer.Option(help="Operator key (PEM)")]
+_Broker = Annotated[str, typer.Option(help="host:port")]
+_User = Annotated[str | None, typer.Option(
+    help="Login at the broker; password in " + LOGIN_FROM)]
+_Ca = Annotated[str | None, typer.Option(help="CA (PEM) that the broker's TLS is of")]
+_Wait = Annotated[int, typer.Option(min=1, max=600, help="Seconds for the answer")]
+
+
+def _order(on, device, key, broker, user, ca, wait):
+    signer = signing.load_key(key)
+    with Line(device, broker, user, ca) as line:
+        name, text = signing.command(device, "lock", {"on": on}, _VALID_S, signer)
+        line.send("cmd", text)
+        answer = line.answer(name, wait)
+    if answer is None:
+        raise UserError("%s did not answer within %d s; is it on-line?" % (device, wait))
+    if not answer.get("ok"):
+        raise UserError(clean("%s refuses: %s" % (device, answer.get("err", "no reason given"))))
+    print("%s restarts with its prompt %s" % (device, "closed" if on else "open"))
+
+
+def lock(
+    device: Annotated[str | None, typer.Argument(help="The device's id")] = None,
+    port: Annotated[
+        str | None, typer.Option(help="Serial port of the device, in place of its id")] = None,
+    key: Annotated[Path | None, typer.Option(help="Operator key (PEM)")] = None,
+    broker: _Broker = "127.0.0.1:1883",
+    user: _User = None,
+    ca: _Ca = None,
+    wait: _Wait = 30,
+):
+    """Close a device's prompt: no byte on a serial port stops it or gets an answer, and it
+    restarts where it would end. By a signed command, or beside the device with --port.
+
+    Example: evmeter lock demo-0001 --key operator.pem
+    """
+    if (device is None) == (port is None):
+        raise UserError("give the device's id, or its --port")
+    if port:
+        try:
+            closed = any(run.objects(_CLOSE, port=port))
+        finally:
+            run.reset(port)
+        if not closed:
+            raise UserError("%s: the prompt was not closed" % port)
+        print("%s: the prompt is closed" % port)
+    elif key is None:
+        raise UserError("give the operator's key as --key")
+    else:
+        _order(True, device, key, broker, user, ca, wait)
+
+
+def unlock(
+    device: _Device,
+    key: _Key,
+    broker: _Broker = "127.0.0.1:1883",
+    user: _User = None,
+    ca: _Ca = None,
+    wait: _Wait = 30,
+):
+    """Open a device's prompt again, by a signed command; it stands in the signed audit log.
+
+    Example: evmeter unlock demo-0001 --key operator.pem
+    """
+    _order(False, device, key, broker, user, ca, wait)
