@@ -10,7 +10,7 @@ try:
     rom_boot.start()
     del rom_boot
 except BaseException as error:
-    import prompt
+    import prompt  # a Ctrl-C from before the first line may have ended that
 
     prompt.leave(error)
     raise

@@ -1,9 +1,9 @@
 import micropython
 
-import prompt
-
 micropython.kbd_intr(-1)  # until it is known whose the prompt is
 try:
+    import prompt
+
     prompt.ask()
     import gc
 
@@ -27,6 +27,8 @@ try:
         gc.collect()
         app.run()
 except BaseException as error:
+    import prompt  # a Ctrl-C from before the first line may have ended that
+
     prompt.leave(error)
     raise
 prompt.leave()

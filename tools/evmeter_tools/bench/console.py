@@ -17,11 +17,12 @@ import tty
 from pathlib import Path
 
 from evmeter_tools.host_device import RESTART, HostDevice, micropython
-from evmeter_tools.paths import FIRMWARE
+from evmeter_tools.paths import FIRMWARE, HOST_BOARD
 
 CTRL_C = 3
 PROMPT = b">>> "
 _KEPT = 65536
+_STARTED = b"console: started"
 _STEP_S = 0.05
 _END_S = 5
 
@@ -47,6 +48,7 @@ class ConsoleDevice(HostDevice):
         os.set_blocking(self._master, False)
         self.said = b""
         self.prompts = self.restarts = 0
+        self._interruptible = False  # once; the unix port ends at a second one that comes early
         self._ended = threading.Event()
         self._thread = None
 
@@ -58,7 +60,12 @@ class ConsoleDevice(HostDevice):
             self._thread.start()
 
     def _spawn(self, script):
-        command, env = self.command(script) if script else ([str(micropython())], None)
+        command, env = [str(micropython())], None
+        self._interruptible = False
+        self.said = b""
+        if script:
+            command, env = self.command(HOST_BOARD / "console_start.py")
+            command.append(str(script))
         self._process = subprocess.Popen(command, env=env, stdin=self._slave, stdout=self._slave,
                                          stderr=subprocess.STDOUT)
 
@@ -86,30 +93,32 @@ class ConsoleDevice(HostDevice):
                         log.write(data)
                         log.flush()
                         self.said = (self.said + data)[-_KEPT:]
+                        self._interruptible |= _STARTED in data
                 process = self._process
                 if process is None or process.poll() is None:
                     continue
                 if process.returncode in (RESTART, -signal.SIGINT):  # a signal ends no chip
                     self.restarts += 1
                     self._spawn(FIRMWARE / "main.py")
-                else:
+                elif process.returncode >= 0:
                     self.prompts += 1
                     self._spawn(None)
 
     def type(self, data):
         """Send bytes to the console, as fast as they are taken; what does not fit is lost."""
-        for piece in data.split(bytes((CTRL_C,))):
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._master, piece)
-        if CTRL_C in data:
-            process = self._process
-            if process and process.poll() is None and _catches_sigint(process.pid):
-                process.send_signal(signal.SIGINT)
+        process = self._process
+        if (CTRL_C in data and self._interruptible and process and process.poll() is None
+                and _catches_sigint(process.pid)):
+            self._interruptible = False
+            process.send_signal(signal.SIGINT)
+            data = data.replace(bytes((CTRL_C,)), b"")
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._master, data)
 
     def answers(self, seconds=2):
         """Whether Python answers at the prompt."""
         self.said = b""
-        self.type(b"\r\nprint(6 * 7)\r\n")
+        self.type(b"\x03\r\nprint(6 * 7)\r\n")
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self._ended.is_set():
             if b"\n42" in self.said:

@@ -152,6 +152,12 @@ def _hostile(name):
     return run
 
 
+def _uart(trials, short, progress):
+    from evmeter_tools.faults import uart
+
+    return uart.uart(trials, progress=progress)
+
+
 def _fuzz(target):
     def run(trials, short, progress):
         return fuzz.fuzz(target, trials, progress=progress)
@@ -186,6 +192,7 @@ CAMPAIGNS = {
     "network-outage": Campaign(_outage, 1000, 20),
     "hostile-tls": Campaign(_hostile("tls"), 12, 6),
     "hostile-flood": Campaign(_hostile("flood"), 60000, 6000),
+    "hostile-uart": Campaign(_uart, 100000, 4000),
 }
 # likewise, where atheris is
 FUZZ = {"hostile-fuzz-" + target: Campaign(_fuzz(target), 1000000, 20000)

@@ -1,0 +1,135 @@
+"""The prompt on the host board's console: closed, opened, and what a closed device does."""
+
+import json
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from evmeter_tools.bench.console import ConsoleDevice
+from evmeter_tools.bench.stand import Bench
+from evmeter_tools.cli import app
+from evmeter_tools.errors import UserError
+from evmeter_tools.faults import uart
+from evmeter_tools.operator import signing
+
+_KEYS = b"\x01\x02\x03\x04\x05A\x01\r\x03\x03\r\x01print(6 * 7)\x04\r\n"
+
+
+def _until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _command(*words):
+    done = CliRunner().invoke(app, list(map(str, words)))
+    if isinstance(done.exception, UserError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def _types(device):
+    """Type what asks for a prompt; whether Python answers."""
+    for _ in range(5):
+        device.type(_KEYS)
+        time.sleep(0.1)
+    return device.answers()
+
+
+def test_closed_at_commissioning_and_opened_by_a_signed_command(tmp_path):
+    pem = tmp_path / "operator.pem"
+    key = signing.make_key(pem)
+    config = {"operator": {"keys": [signing.spki(key)]}}
+    with Bench(tmp_path / "bench", "demo-0001", config=config, interpreter="micropython") as bench:
+        out = _command("provision", bench.folder / "config.json", "--dir", bench.folder)
+        assert "the prompt is closed: evmeter unlock demo-0001" in out
+        device = bench.device = ConsoleDevice(bench.folder)
+        watch = bench.watch
+        try:
+            device.start()
+            _until(lambda: watch.count("boot") == 1)
+            bench.rig.tell(pilot="C", load_w=10000)
+            _until(lambda: watch.count("open") == 1)
+            assert not _types(device)
+            assert (device.prompts, device.restarts) == (0, 0)
+            order = ("demo-0001", "--key", pem, "--broker", bench.broker)
+            assert "with its prompt open" in _command("unlock", *order)
+            _until(lambda: watch.count("resume") == 1)
+            assert "with its prompt closed" in _command("lock", *order)
+            _until(lambda: watch.count("resume") == 2)
+            assert not _types(device)
+            _command("unlock", *order)
+            _until(lambda: watch.count("resume") == 3)
+            assert (watch.count("unlock"), watch.count("lock")) == (2, 1)
+            assert {body["by"] for name, body in watch.events if name.endswith("lock")} == {
+                signing.key_id(key)}
+            bench.rig.tell(pilot="A")
+            _until(lambda: watch.count("close") == 1)
+            assert device.prompts == 0
+            assert _types(device) and device.prompts > 0
+        finally:
+            device.close()
+
+
+def _closed(folder, **change):
+    config = {"id": "demo-0001", "meter": {"profile": "eastron_sdm120", "p_max_w": 11000},
+              "mqtt": {"host": "127.0.0.1", "tls": "off"}, **change}
+    device = ConsoleDevice(folder)
+    device.write_config(config)
+    (folder / "nvs.json").write_text(json.dumps({"lock": 1}))
+    return device
+
+
+def test_a_closed_device_that_cannot_start_restarts_and_says_why(tmp_path):
+    device = _closed(tmp_path)  # there is no port for the meter
+    try:
+        device.start()
+        _until(lambda: device.restarts > 2)
+        device.type(_KEYS)
+        assert device.prompts == 0 and not device.answers()
+        assert b"port cannot be opened" in (tmp_path / "device.log").read_bytes()
+    finally:
+        device.close()
+
+
+def test_the_button_at_a_start_opens_it(tmp_path):
+    device = _closed(tmp_path)
+    (tmp_path / "button").touch()
+    try:
+        device.start()
+        _until(lambda: device.prompts)
+        assert device.answers()
+        assert json.loads((tmp_path / "nvs.json").read_text())["lock"] == 0
+    finally:
+        device.close()
+
+
+def test_without_a_way_back_it_is_not_closed(tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({"id": "demo-0001", "mqtt": {"host": "h", "tls": "off"}, "meter": {
+        "profile": "eastron_sdm120", "p_max_w": 11000}}))
+    out = _command("provision", file, "--dir", tmp_path / "run")
+    assert "the prompt stays open: without operator.keys" in out
+    out = _command("provision", file, "--dir", tmp_path / "run", "--open")
+    assert "prompt" not in out
+
+
+def test_lock_and_unlock_say_what_is_missing(tmp_path):
+    for words, why in ((["lock"], "or its --port"),
+                       (["lock", "x", "--port", "y"], "or its --port"),
+                       (["lock", "x"], "give the operator's key"),
+                       (["unlock", "x", "--key", tmp_path / "no.pem"], "no.pem"),
+                       (["lock", "--port", "/dev/nosuch"], "/dev/nosuch")):
+        with pytest.raises(UserError, match=why):
+            _command(*words)
+
+
+def test_random_bytes_into_every_uart():
+    result = uart.uart(4000)
+    assert result.texts == []
+    assert result.trials >= 4000 and result.good and len(result.controls) == 1
+    assert result.counts["bytes into a starting device"] > 1000
+    assert result.counts["readings in them"] > 1
