@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from evmeter_tools.bench.signing import SigningPart
 from evmeter_tools.cli import app
+from evmeter_tools.device.package import pack
 from evmeter_tools.receipt.safe_xml import own_values
 from evmeter_tools.verify.audit import check_entry
 from evmeter_tools.verify.check import check_record
@@ -311,6 +312,7 @@ def test_the_table_and_the_json_show_the_audit_entries(tmp_path):
     assert found["audit"][0]["meter_record"]["page"] == "T4276"
     assert found["audit"][2]["new_key"] == _Device(secret=8).name
     assert found["sessions"][0]["meter_records"][1]["mwh"] == 107_400_000
+    assert found["audit"][0]["legal"] is None
     broken = _lines(device).replace("107.40", "117.40")
     assert CliRunner().invoke(app, ["verify", "-"], input=broken).exit_code == 1
     for line in ('{"log": 7}', '{"log": "x", "ocmf": "y"}', "[]",
@@ -389,3 +391,29 @@ def test_a_file_that_breaks_the_schema_is_noticed_by_this_test(old, new):
     check_values(text)
     with pytest.raises((AssertionError, ValueError, ElementTree.ParseError, KeyError)):
         check_values(text.replace(old, new))
+
+
+def test_the_firmware_of_each_start_is_held_against_releases(tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1())
+    files = []
+    for number, relevant in enumerate(("ab" * 32, "cd" * 32, "ef" * 32)):
+        files.append(tmp_path / ("%d.evu" % number))
+        files[-1].write_bytes(pack(b"image", key, "esp32_devkit", "0.%d.0" % number, 1, relevant))
+    device = _with_meter()
+    device.entry("firmware", fw="0.0.0", legal="ab" * 32, boot=1, cause="power-on", lock=1)
+    device.entry("firmware", fw="0.1.0", legal="cd" * 32, boot=2, cause="software", lock=0)
+
+    def verify(*options):
+        return CliRunner().invoke(app, ["verify", "-", *map(str, options)], input=_lines(device))
+
+    done = verify()
+    assert done.exit_code == 0 and "firmware 0.0.0, prompt closed;" in done.output, done.output
+    assert "ab" * 32 in done.output.replace("\n          ", "")
+    done = verify("--release", files[0], "--release", files[1])
+    assert done.exit_code == 0 and "release 0.1.0 of 1.evu" in done.output, done.output
+    assert all(len(line) <= 80 for line in done.output.splitlines())
+    done = verify("--release", files[0], "--release", files[2], "--json")
+    entries = json.loads(done.output)["audit"]
+    assert [one["release"] for one in entries[-2:]] == ["0.0.0 of 0.evu", None]
+    assert done.exit_code == 1 and "of no given release" in entries[-1]["reasons"][0]
+    assert "no package" in str(verify("--release", __file__).exception)

@@ -19,7 +19,7 @@ import test_cpy_pass_through as meter_records
 from evmeter.ledger.journal import EVT, IVL, LOG, REC
 from evmeter.ledger.signer import SoftwareSigner
 from evmeter.monitoring import alarms
-from evmeter.system import key_change, trial
+from evmeter.system import key_change, legal, trial
 from evmeter.system.clock import Clock
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.contract import Contract
@@ -123,7 +123,7 @@ def test_each_entry_that_the_firmware_names_is_in_the_contract(contract):
     form = re.compile(r"(?:ledger\.(?:log|event)|(?:self|keeper|app)\.(?:event|note|_note))"
                       r"\(\s*\"(\w+)\"[,)]")
     named = {name for path in FIRMWARE.rglob("*.py") for name in form.findall(path.read_text())}
-    assert {"boot", "alarm", "crash", "resume"} <= named
+    assert {"boot", "alarm", "crash", "resume", "firmware"} <= named
     known = set()
     for name in contract.messages("evt") + contract.messages("log"):
         kind = contract.payload(name)["properties"]["ev"]
@@ -252,6 +252,8 @@ def _rare(monkeypatch):
         await ledger.log("update_confirmed", "", 5000, {"version": "0.2.0"})
         await ledger.log("update_failed", "", 5000, {"counter": 8})
         await ledger.log("unlock", "", 5000, {"by": "a1b2c3d4"})
+        device.board.nvs.set_i32("lock", 1)
+        await ledger.log("firmware", "", 5000, legal.entry(device.board, 3))
 
     asyncio.run(write())
     return device

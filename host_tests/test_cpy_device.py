@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import host_flash
 from drivers.file_slots import FileSlots
 from evmeter_tools.cli import app
-from evmeter_tools.device import boards, image
+from evmeter_tools.device import boards, image, legal
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.ram_flash import RamFlash
 from evmeter_tools.host_device import micropython
@@ -53,6 +53,9 @@ for name in ("drivers", "drivers.rom_slots"):
 import evmeter.metering.gate, drivers.meter_profile
 print(sys.modules["evmeter.metering.gate"].__file__)
 print(drivers.meter_profile.load_profile("eastron_sdm120")["model"])
+import evmeter.ledger, evmeter.session
+from evmeter.system import legal
+print(legal.digest())
 """
 # boots twice from a chip's littlefs, with an update in between, as boot.py does it
 _FROM_FILES = """\
@@ -158,8 +161,27 @@ def test_the_second_image_in_the_partition_runs(built, tmp_path):
     (tmp_path / "second.py").write_text(_FROM_SECOND)
     done = subprocess.run([str(micropython()), str(tmp_path / "second.py"),
                            str(tmp_path / "romfs")], env={"MICROPYPATH": "%s:.frozen" % ROOT},
-                          capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout.split() == ["/rom/evmeter/metering/gate.mpy", "SDM120"], done.stderr
+                          cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split() == ["/rom/evmeter/metering/gate.mpy", "SDM120",
+                                   legal.digest(legal.files(data))], done.stderr
+
+
+def test_the_hash_is_of_the_legally_relevant_part_alone(built):
+    data, _, folder = built["esp32_devkit"]
+    found = legal.files(data)
+    assert found["evmeter/session/machine.mpy"] == (
+        folder / "evmeter/session/machine.mpy").read_bytes()
+    whole = legal.digest(found)
+    for path, same in (("evmeter/session/machine.mpy", False), ("evmeter/app.mpy", True),
+                       ("drivers/meter_profiles/eastron_sdm120.json", False),
+                       ("drivers/modbus_rtu.mpy", False), ("board.mpy", True)):
+        changed = {**found, path: found[path][:-1] + bytes((found[path][-1] ^ 1,))}
+        assert (legal.digest(changed) == whole) is same, path
+        less = {name: found[name] for name in found if name != path}
+        assert (legal.digest(less) == whole) is same, path
+    for bad in (b"", b"\xd2\xcd\x31", data[:5000], b"x" + data):
+        with pytest.raises(UserError, match="no ROMFS"):
+            legal.files(bad)
 
 
 def _release(*arguments):
@@ -174,7 +196,9 @@ def test_a_package_is_signed_and_checked(tmp_path):
     done = _release("pack", "--board", "esp32_devkit", "--key", key, "--counter", 7, "--out", file)
     assert done.exit_code == 0, done.output
     done = _release("check", file, "--key", spki, "--json")
-    assert json.loads(done.output)["counter"] == 7
+    fields = json.loads(done.output)
+    assert fields["counter"] == 7 and len(fields["legal"]) == 64
+    assert fields["legal"] in _release("check", file).output
     other = _release("key", "--out", tmp_path / "other.pem").output.strip()
     for given, words in (((file, "--key", other), "not signed by that key"),
                          ((file, "--key", "zz"), "no public key"), ((key,), "no package"),

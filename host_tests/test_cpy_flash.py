@@ -15,7 +15,8 @@ from evmeter_tools.device import boards, firmware
 from evmeter_tools.errors import UserError
 
 _APP = b"\xe9" + bytes(range(256)) * 64
-_BOOT = ["boot.py", "file_slots.mpy", "main.py", "rom_boot.mpy", "rom_file.mpy", "rom_slots.mpy"]
+_BOOT = ["boot.py", "file_slots.mpy", "main.py", "prompt.mpy", "rom_boot.mpy", "rom_file.mpy",
+         "rom_slots.mpy"]
 _RECORDER = """\
 #!/bin/sh
 echo "$(basename "$0") $*" | tr '\n' ' ' >> "{log}"; echo >> "{log}"

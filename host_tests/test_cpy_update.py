@@ -60,3 +60,6 @@ def test_from_an_erased_flash_to_a_broken_update_that_is_given_up(tmp_path, made
         life.session()
         life.until(lambda: bench.watch.confirmed >= bench.watch.head)
         assert life.versions() == ["first"] * 4 + ["good"] * 4
+        told = life.entries("firmware")
+        assert [one["fw"].split("-")[0] for one in told[:1] + told[-1:]] == ["first", "good"]
+        assert {one["legal"] for one in told} == {legal.digest(legal.files(made["first"]))}

@@ -68,6 +68,13 @@ def _count_boot(app, nvs, reset_cause):
     app.short_lives = short + 1
 
 
+def _tell_firmware(app, board):
+    from evmeter.system import legal
+
+    app.note("firmware", legal.entry(board, app.boots))
+    forget("evmeter.system", "legal")
+
+
 def _open_journal(app):
     try:
         app.journal.open()
@@ -312,6 +319,7 @@ def assemble(app):
     app.journal = Journal(store(settings["journal"]["store"], board), board.nvs, account)
     _open_journal(app)
     app.first_seq = app.journal.next_seq
+    _tell_firmware(app, board)
     _set_clock(app, settings["clock"])
     _build_meter(app, settings["meter"])
     app.ledger = Ledger(app.journal, app.signer, app.clock, app.poll.bus_idle, app.identity)

@@ -30,7 +30,7 @@ def image(size, seed=7):
 
 
 def fields_of(content, **changed):
-    fields = {"board": BOARD, "counter": 1, "sha256": hexlify(
+    fields = {"board": BOARD, "counter": 1, "legal": "ab" * 32, "sha256": hexlify(
         hashlib.sha256(content).digest()).decode(), "size": len(content), "version": "0.2.0"}
     fields.update(changed)
     return fields

@@ -4,10 +4,11 @@ A package, as `evmeter release` makes it:
 
     "EVU1" | length of the manifest, 2 bytes, little-endian | manifest | signature | image
 
-The manifest is JSON: `board`, `version`, `counter`, `size` and `sha256` of the image; the
-signature is ECDSA's (P-256, SHA-256), r and s in 32 bytes each, by a key that the configuration
-names. The counter has to be higher than that of the firmware that is trusted: there is no way back
-to an older one. Head and pieces come in commands, as base64 (system/operations.py).
+The manifest is JSON: `board`, `version`, `counter`, `size` and `sha256` of the image, `legal` of
+its legally relevant part (system/legal.py). The signature is ECDSA's (P-256, SHA-256), r and s in
+32 bytes each, by a key that the configuration names. The counter has to be higher than that of the
+firmware that is trusted: there is no way back to an older one. Head and pieces come in commands,
+as base64 (system/operations.py).
 
 The image is tried once it is whole, has its hash, and no session is open. It confirms itself when
 meter, pilot, journal and key have been well for a minute and the backend's broker was reached, or
@@ -32,7 +33,7 @@ _BLOCK = const(4096)
 _MOST_PIECE = const(2048)
 _COUNTER = "upd_ctr"  # of the firmware that is trusted
 _NEW = "upd_new"  # of the one that is on trial
-_FIELDS = ("board", "counter", "sha256", "size", "version")
+_FIELDS = ("board", "counter", "legal", "sha256", "size", "version")
 _WELL_MS = const(60000)
 _ALONE_MS = const(600000)
 _LONGEST_TRIAL_MS = const(1200000)

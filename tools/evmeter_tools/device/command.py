@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evmeter_tools.device import boards
+from evmeter_tools.device import boards, legal
 from evmeter_tools.device import firmware as builds
 from evmeter_tools.device import image as images
 from evmeter_tools.errors import UserError
@@ -31,12 +31,14 @@ def image(
     out = out or BUILD / "image" / (board + ".romfs")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(data)
+    relevant = legal.digest(legal.files(data))
     if as_json:
         print(json.dumps({"image": str(out), "bytes": len(data), "slot": target.slot_bytes(),
-                          "modules": sizes}))
+                          "legal": relevant, "modules": sizes}))
         return
     print("%s: %d modules for %s, %d of %d bytes of a slot" % (
         out, len(sizes), target.arch, len(data), target.slot_bytes()))
+    print("legally relevant part: SHA-256\n%s" % relevant)
 
 
 def firmware(

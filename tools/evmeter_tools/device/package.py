@@ -7,17 +7,22 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from evmeter_tools.device import legal
 from evmeter_tools.errors import UserError
 
 MAGIC = b"EVU1"
 _SIGNATURE = 64
 
 
-def pack(image, key, board, version, counter):
-    """The package of `image`, signed by `key` (an EC private key of `cryptography`)."""
+def pack(image, key, board, version, counter, relevant=None):
+    """The package of `image` (a ROMFS), signed by `key` (an EC private key of `cryptography`).
+    `relevant`: the hash of its legally relevant part, where it is not to be worked out. Raises
+    UserError."""
     manifest = json.dumps({
-        "board": board, "counter": counter, "sha256": hashlib.sha256(image).hexdigest(),
-        "size": len(image), "version": version}).encode()
+        "board": board, "counter": counter,
+        "legal": relevant or legal.digest(legal.files(image)),
+        "sha256": hashlib.sha256(image).hexdigest(), "size": len(image),
+        "version": version}).encode()
     r, s = utils.decode_dss_signature(key.sign(manifest, ec.ECDSA(SHA256())))
     return b"".join((MAGIC, len(manifest).to_bytes(2, "little"), manifest,
                      r.to_bytes(32, "big"), s.to_bytes(32, "big"), image))

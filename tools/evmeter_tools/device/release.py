@@ -88,3 +88,4 @@ def check(
         print("%s: version %s for %s, counter %d, %d bytes%s" % (
             file, fields["version"], fields["board"], fields["counter"], fields["size"],
             ", signed by the key" if key else ", signature not looked at: give --key"))
+        print("legally relevant part: SHA-256\n%s" % fields.get("legal"))

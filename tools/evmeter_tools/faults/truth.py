@@ -109,6 +109,7 @@ class Truth:
         elif kind == _IVL:
             self._interval(message)
         elif kind == _LOG:
+            self.counts["log: " + message["ev"]] += 1
             self._jump(message)
         else:
             self._event(message)

@@ -21,6 +21,7 @@ from evmeter_tools.faults.ram_flash import RamFlash
 from evmeter_tools.faults.result import Result
 
 _BOARD = "esp32_devkit"
+_LEGAL = "00" * 32  # what is packed here is no image
 _BLOCKS = 12  # two halves of 24 KiB
 _FILE_BLOCKS = 28
 _CONFIG = b'{"id": "demo-0001"}'
@@ -293,7 +294,7 @@ class _Campaign:
         self.old, self.new = (_romfs(rng.randbytes(size)) for _ in range(2))
         self.start = device_class.flashed(self.old)
         self.room = self.device().slots.slot_bytes
-        self.package = packages.pack(self.new, self.key, _BOARD, "0.2.0", 7)
+        self.package = packages.pack(self.new, self.key, _BOARD, "0.2.0", 7, _LEGAL)
 
     def device(self, image=None, values=None):
         return self.device_class(image or self.start, {"upd_ctr": 3} if values is None else values,
@@ -378,12 +379,13 @@ class _Campaign:
         wrong = bytearray(self.package)
         wrong[rng.randrange(6, len(wrong) - len(new))] ^= 1 << rng.randrange(8)
         yield "a flipped bit in the head", bytes(wrong)
-        yield "another key", packages.pack(new, self.other, _BOARD, "0.2.0", 8)
+        yield "another key", packages.pack(new, self.other, _BOARD, "0.2.0", 8, _LEGAL)
         yield "an older counter", packages.pack(new, self.key, _BOARD, "0.1.0",
-                                                rng.randrange(0, 4))
-        yield "another board", packages.pack(new, self.key, "esp32_s3_devkit", "0.2.0", 8)
-        yield "too large", packages.pack(rng.randbytes(self.room + 1), self.key, _BOARD, "1", 8)
-        yield "empty", packages.pack(b"", self.key, _BOARD, "0.2.0", 8)
+                                                rng.randrange(0, 4), _LEGAL)
+        yield "another board", packages.pack(new, self.key, "esp32_s3_devkit", "0.2.0", 8, _LEGAL)
+        yield "too large", packages.pack(rng.randbytes(self.room + 1), self.key, _BOARD, "1", 8,
+                                       _LEGAL)
+        yield "empty", packages.pack(b"", self.key, _BOARD, "0.2.0", 8, _LEGAL)
         cut = rng.randrange(len(self.package))
         yield "cut short", self.package[:cut]
         changed = bytearray(new)

@@ -433,7 +433,10 @@ class Device:
 
 class World:
     """The charger's surroundings. `poll_ms` and `coarse_ms`: how often the meter is read, and how
-    often the rest happens when nothing changes; `capacity` of the journal in segments."""
+    often the rest happens when nothing changes; `capacity` of the journal in segments. `lives`:
+    what one life of the device is made of."""
+
+    lives = Device
 
     def __init__(self, parts=None, poll_ms=5000, coarse_ms=5000, capacity=40, tariff=TARIFF,
                  register_mwh=123_456_000):
@@ -501,7 +504,7 @@ class World:
         """Start the device, with a battery-backed clock unless `quality` is U."""
         for _ in range(_MOST_BOOTS):
             try:
-                self.device = Device(self)
+                self.device = self.lives(self)
                 break
             except PowerCut:
                 self.lose()

@@ -22,6 +22,7 @@ from evmeter_tools.verify.parse import (
 from evmeter_tools.verify.readings import parse_time, register_mwh
 
 METER_RECORD = "meter_record"
+FIRMWARE = "firmware"
 _MOST_CHARACTERS = 8192
 _TOTAL = "1-0:1.8.0*255"
 
@@ -63,6 +64,7 @@ class Entry:
     signature   True, False, or None where no key was at hand
     new_key     DER of the key that it announces, None for other entries and unsound ones
     own         an `OwnRecord`, None for other entries
+    release     which of the given releases the firmware is that it tells of, or None
     """
 
     text: str
@@ -73,6 +75,7 @@ class Entry:
     notes: list = field(default_factory=list)
     new_key: bytes | None = None
     own: OwnRecord | None = None
+    release: str | None = None
 
     @property
     def ok(self):
@@ -89,6 +92,12 @@ class Entry:
     def event(self):
         """What happened, as a word."""
         return str(self.message.get("ev"))[:32]
+
+    @property
+    def legal(self):
+        """Of a start: SHA-256 in hex over the firmware's legally relevant part; else None."""
+        value = self.message.get("legal") if self.event == FIRMWARE else None
+        return value[:64] if isinstance(value, str) else None
 
     @property
     def session(self):
@@ -211,6 +220,18 @@ def _peek(text, name):
         return strict_json(text, "").get(name)
     except RecordError:
         return None
+
+
+def compare(entries, releases):
+    """Say of each start's entry which release runs; `releases`: {SHA-256 over the legally relevant
+    part: name}. One that is none of them does not hold."""
+    for entry in entries:
+        if entry.legal is None or not releases:
+            continue
+        entry.release = releases.get(entry.legal)
+        if entry.release is None:
+            entry.reasons.append("the legally relevant part of the firmware is that of no given "
+                                 "release")
 
 
 def _number(text):

@@ -1,11 +1,14 @@
 """`evmeter verify`: judge a file of records and say so in words, at most 80 columns wide."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from evmeter_tools.device.package import split
 from evmeter_tools.errors import UserError
+from evmeter_tools.verify.audit import compare
 from evmeter_tools.verify.device import judge
 from evmeter_tools.verify.parse import key_id
 from evmeter_tools.verify.read import find_all, read_input, read_key
@@ -51,6 +54,12 @@ def _entry_lines(entries):
             yield from wrap("%s of meter %s, TX=%s: its signature %s" % (
                 entry.own.page, entry.own.serial, entry.own.tx,
                 "valid" if entry.own.signature else "INVALID"), "        = ")
+        if entry.legal is not None:
+            yield from wrap("firmware %s%s, prompt %s; legally relevant part %s" % (
+                clean(entry.message.get("fw"))[:20],
+                ", release " + clean(entry.release) if entry.release else "",
+                "closed" if entry.message.get("lock") else "open",
+                entry.legal or "not told"), "        = ")
         for reason in entry.reasons:
             yield from wrap(reason, "        ! ")
         for note in entry.notes:
@@ -178,6 +187,8 @@ def _json(report, keys, given):
                     "key": entry.key_id,
                     "signature": entry.signature,
                     "new_key": entry.new_key and key_id(entry.new_key),
+                    "legal": entry.legal,
+                    "release": entry.release,
                     "meter_record": entry.own and {
                         "page": entry.own.page, "tx": entry.own.tx, "serial": entry.own.serial,
                         "signature": entry.own.signature, "mwh": entry.own.total_mwh,
@@ -196,6 +207,20 @@ def _json(report, keys, given):
     )
 
 
+def _releases(files):
+    """{SHA-256 over the legally relevant part: file and version} of packages. Raises UserError."""
+    found = {}
+    for file in files:
+        try:
+            _, _, fields = split(file.read_bytes())
+        except OSError as error:
+            raise UserError("%s: cannot be read: %s" % (file, error.strerror)) from None
+        except UserError as error:
+            raise UserError("%s: %s" % (file, error)) from None
+        found[fields.get("legal")] = "%s of %s" % (fields.get("version"), file.name)
+    return found
+
+
 def verify(
     file: Annotated[
         str, typer.Argument(help="OCMF text, JSON lines or S.A.F.E. XML; - is the standard input")
@@ -203,6 +228,9 @@ def verify(
     key: Annotated[
         str | None, typer.Option("--key", help="Public key: hex, or a file with hex, PEM or DER")
     ] = None,
+    release: Annotated[list[Path] | None, typer.Option(
+        help="Package that the device may run; may be given more than once")]
+    = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
     whole: Annotated[bool, typer.Option(
         "--whole", help="The input is all records of its devices: a missing page is a fault")]
@@ -214,7 +242,8 @@ def verify(
     key, pages without gap or repeat, tariff readings in order between begin and end. A device:
     the chain of its records, no page twice, registers and times that never go back, one key or
     changes of it that both keys signed. Audit entries, where an export has them: signatures, key
-    changes, and the records that a meter signed itself, each by the meter's own key.
+    changes, the records that a meter signed itself, each by the meter's own key, and at each start
+    the hash over the firmware's legally relevant part, held against each --release.
 
     Exit code 0: everything holds. 1: something does not. 2: the input or the key cannot be read.
 
@@ -227,6 +256,7 @@ def verify(
     if not keys:
         raise UserError("%s holds no key: give the device's public key by --key" % name)
     report = judge(records, entries, given, is_whole=whole)
+    compare(report.entries, _releases(release or ()))
     print((_json if as_json else _text)(report, sorted(keys), given))
     if not report.ok:
         raise typer.Exit(1)
