@@ -14,7 +14,7 @@ def _run(timeline, finished_after_ms=5000, started=None):
             since = now
         before = state
         for _ in range(duration_ms // 50):
-            happened += rules.step(state, pwm, since, now)
+            rules.step(state, pwm, since, now, happened)
             now += 50
     return happened
 

@@ -77,7 +77,9 @@ def _play(text, first="A %d " % _FIRST_MS, window_ms=50):
     now_ms = 0
     for high_mv, low_mv, pwm in _windows(first + text, window_ms):
         pilot.window(high_mv, low_mv, pwm, now_ms)
-        for what, at_ms in rules.step(pilot.state, pilot.pwm, pilot.since_ms, pilot.seen_ms):
+        new = []
+        rules.step(pilot.state, pilot.pwm, pilot.since_ms, pilot.seen_ms, new)
+        for what, at_ms in new:
             happened.append((what, at_ms - (_FIRST_MS if first else 0)))
         now_ms += window_ms
     return happened, rules

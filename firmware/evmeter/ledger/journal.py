@@ -8,6 +8,7 @@ on from the higher value: no number is ever given out twice.
 """
 
 import binascii
+import gc
 import hashlib
 import struct
 
@@ -228,10 +229,19 @@ class Journal(Head):
         except StoreError as error:
             self._unsure = False
             raise JournalError(str(error)) from None
+        try:
+            self._settle(seq, length, head)
+        except (JournalError, MemoryError, RuntimeError):
+            # It is on flash. Who asked for it would ask again, and it would be there twice.
+            gc.collect()
+            self._settle(seq, length, head)
+        return seq
+
+    def _settle(self, seq, length, head):
+        """Frame `seq`, which lies in the buffer, is on flash."""
         self._change(head)
         self._advance(seq, self._digest(length))
         self._unsure = False
-        return seq
 
     def free_percent(self):
         """Share of the journal's flash that holds nothing unconfirmed, in percent."""

@@ -68,6 +68,8 @@ class Ledger:
         self._signer = signer
         self._clock = clock
         self.quiet = quiet
+        # taken and given back by hand: what `async with` awaits at its end would have to be made
+        # first, and may fail for lack of memory, with the frame on flash and the lock taken
         self._lock = asyncio.Lock()
         self._identity = identity
 
@@ -98,8 +100,14 @@ class Ledger:
         return json.dumps(fields, separators=(",", ":")).encode()
 
     async def _append(self, kind, payload, **head):
-        async with self.quiet:
-            return self._journal.append(kind, payload, **head)
+        seq = 0
+        try:
+            async with self.quiet:
+                seq = self._journal.append(kind, payload, **head)
+        except (MemoryError, RuntimeError):
+            if not seq:  # else it is there, and only the way out had no memory
+                raise
+        return seq
 
     async def event(self, name, sid, at_mono_ms, fields, mark_mwh=None):
         """Append the event `name`, which happened at `at_mono_ms`; returns its sequence number.
@@ -117,7 +125,8 @@ class Ledger:
                                     new_signer)
 
     async def _happened(self, kind, name, sid, at_mono_ms, fields, mark_mwh, new_signer=None):
-        async with self._lock:
+        await self._lock.acquire()
+        try:
             fields["ev"] = name
             head = {}
             if mark_mwh is not None:
@@ -132,23 +141,29 @@ class Ledger:
                         payload += b',"' + field + b'":"' + binascii.hexlify(der) + b'"'
                 payload += b"}"
             return await self._append(kind, payload, **head)
+        finally:
+            self._lock.release()
 
     async def interval(self, closed):
         """Append an interval as metering/intervals.py closes it. Raises JournalError."""
         start_s, length_s, start_mwh, energy_mwh, peak_mw, quality = closed
-        async with self._lock:
+        await self._lock.acquire()
+        try:
             unix_ms, clock = self._clock.now()
             payload = self._message({
                 "t0": start_s, "len": length_s, "e_mwh": start_mwh, "d_mwh": energy_mwh,
                 "p_max_mw": peak_mw, "q": quality}, "", unix_ms, clock)
             await self._append(frames.IVL, payload, interval_mwh=start_mwh + energy_mwh)
+        finally:
+            self._lock.release()
 
     async def begin(self, reading, device_id, out_mwh, user=None):
         """Sign and append the begin record over one reading (TX=B); `out_mwh` is the energy since
         the last accounted register that belongs to no session, `user` None or a dict of OCMF's
         IS, IL, IF, IT, ID. Returns (sequence number, pagination, session id). Raises
         JournalError, SignerError, OcmfError."""
-        async with self._lock:
+        await self._lock.acquire()
+        try:
             page = self._journal.page + 1
             sid = "%s-%06d" % (device_id, page)
             seq = self._journal.next_seq
@@ -158,6 +173,8 @@ class Ledger:
             await self._record("begin", sid, (reading,), user, [],
                                {"open_seq": seq, "mark_mwh": reading[3]}, message)
             return seq, page, sid
+        finally:
+            self._lock.release()
 
     async def complete(self, sid, readings, session, billable, split):
         """Sign and append the complete record: begin reading, tariff changes, end reading; of
@@ -171,7 +188,8 @@ class Ledger:
         if session.gap_mwh:
             vendor.append(("ZG", session.gap_mwh))
         changes = readings[1:-1]
-        async with self._lock:
+        await self._lock.acquire()
+        try:
             if changes and (session.changes_written or not self._fits(
                     "complete", sid, readings, session.user, vendor)):
                 while session.changes_written < len(changes):
@@ -184,6 +202,8 @@ class Ledger:
             return await self._record("complete", sid, readings, session.user, vendor,
                                       {"open_seq": 0, "mark_mwh": readings[-1][3]},
                                       {"gap_mwh": session.gap_mwh, "jump_mwh": session.jump_mwh})
+        finally:
+            self._lock.release()
 
     def _part(self, sid, changes, user):
         """The first of the tariff's changes, as many as find room in one record."""

@@ -76,9 +76,9 @@ class MeterPoll:
             while turn.taken or turn.waiting:
                 await sleep_ms(_YIELD_MS)
             turn.taken = True
-            if self.alive:
-                self.alive()
             try:
+                if self.alive:
+                    self.alive()
                 if not self._identified or clock.mono_ms() >= self._identity_due_ms:
                     await self._identify()
                 await self._meter.read_billing(reading)

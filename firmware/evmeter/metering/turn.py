@@ -1,4 +1,4 @@
-"""One user of a thing at a time, without allocation for the user that comes round all the time."""
+"""One user of a thing at a time, given back without allocation."""
 
 import asyncio
 
@@ -7,8 +7,22 @@ from micropython import const
 _STEP_MS = const(2)
 
 
+class _Nothing:
+    """To be awaited; there is nothing to wait for. A coroutine would have to be made before it
+    gives a thing back: without memory for that, it would stay taken for good."""
+
+    def __await__(self):
+        return iter(())
+
+    __iter__ = __await__
+
+
+_NOTHING = _Nothing()
+
+
 class Turn:
-    """`async with turn:` waits until the thing is free and goes before the regular user.
+    """`async with turn:` waits until the thing is free and goes before the regular user, for whom
+    a turn takes no memory at all.
 
     The regular user, which would pay for an asyncio.Lock with each round, does by hand:
     `while turn.taken or turn.waiting: await sleep`, then `turn.taken = True` and, in a `finally`,
@@ -29,5 +43,6 @@ class Turn:
             self.waiting -= 1
         self.taken = True
 
-    async def __aexit__(self, *_):
+    def __aexit__(self, _kind, _error, _trace):
         self.taken = False
+        return _NOTHING

@@ -55,10 +55,9 @@ class SessionKeeper(OpenSession):
             return  # the rules wait until it is settled what was open before
         if state.diode_fault and not self.machine.is_open:
             return  # a test plug, or tampering: no session begins
-        # A state counts for as long as windows showed it.
-        for happened in self.machine.step(state.state, state.pwm, state.since_ms, state.seen_ms):
-            if len(self._queue) < _MOST_QUEUED:
-                self._queue.append(happened)
+        if len(self._queue) < _MOST_QUEUED:  # else a later window makes it happen
+            # A state counts for as long as windows showed it.
+            self.machine.step(state.state, state.pwm, state.since_ms, state.seen_ms, self._queue)
 
     def finished(self, mono_ms):
         """The power says that the car is done."""

@@ -68,7 +68,7 @@ class SessionMachine:
         self._charged = False
         self.finished_ms = None
         self._suspended_ms = self._fault_ms = None
-        self._reset_power()
+        self._reset_power()  # last: a call may fail
 
     def _opens(self, plugged, since_ms, mono_ms):
         """Whether a car has been there for long enough, in whatever states."""
@@ -79,11 +79,12 @@ class SessionMachine:
             self._plugged_ms = since_ms
         return mono_ms - self._plugged_ms >= _OPEN_MS
 
-    def step(self, state, pwm, since_ms, mono_ms):
-        """`state` as in pilot.py (None: not known yet), held since `since_ms`."""
-        happened = []
+    def step(self, state, pwm, since_ms, mono_ms, happened):
+        """`state` as in pilot.py (None: not known yet), held since `since_ms`. What comes of it is
+        appended to `happened`, each event before it changes anything here: where there is no
+        memory for it, the next window makes it anew."""
         if state is None:
-            return happened
+            return
         if pwm != self._pwm:
             # Two equal windows made the change: the one before this showed it first.
             self._pwm_ms = since_ms if self._pwm is None else self._step_ms
@@ -95,15 +96,15 @@ class SessionMachine:
         opens = self._opens(plugged, since_ms, mono_ms)
         if not self.is_open:
             if not opens:
-                return happened
-            self._begin()
+                return
             happened.append((OPEN, self._plugged_ms))
+            self._begin()
         if state == pilot.A:
             if held_ms >= _CLOSE_MS:
+                happened.append((CLOSE, since_ms))
                 self.is_open = False
                 self.phase = None
-                happened.append((CLOSE, since_ms))
-            return happened
+            return
         if plugged:
             self._fault_ms = None
             if state == pilot.B:
@@ -117,19 +118,18 @@ class SessionMachine:
             if self._fault_ms is None:
                 self._fault_ms = since_ms
             if mono_ms - self._fault_ms >= _FAULT_CLOSES_MS:
+                happened.append((ABORT, mono_ms))
                 self.is_open = False
                 self.phase = None
-                happened.append((ABORT, mono_ms))
-                return happened
+                return
             if mono_ms - self._fault_ms < _FAULT_MS:
-                return happened
+                return
             phase = FAULT
             begun_ms = self._fault_ms
         self._enter(phase, begun_ms, mono_ms, happened)
         if (self.phase == SUSPENDED_EV and self.finished_ms is None
                 and mono_ms - self._suspended_ms >= self._finished_after_ms):
             self._finish(self._suspended_ms, happened)
-        return happened
 
     def _enter(self, phase, begun_ms, mono_ms, happened):
         if phase == self.phase:
@@ -140,20 +140,20 @@ class SessionMachine:
             self._next_phase_ms = begun_ms
         if mono_ms - self._next_phase_ms < _PHASE_MS:
             return
+        happened.append((phase, self._next_phase_ms))
         self.phase = phase
         self.phase_ms = self._next_phase_ms
         self._next_phase = None
+        if phase == SUSPENDED_EV:
+            self._suspended_ms = self._next_phase_ms
         if phase == CHARGING:
             self._charged = True
             self.finished_ms = None
             self._reset_power()
-        if phase == SUSPENDED_EV:
-            self._suspended_ms = self._next_phase_ms
-        happened.append((phase, self._next_phase_ms))
 
     def _finish(self, at_ms, happened):
-        self.finished_ms = at_ms
         happened.append((FINISHED, at_ms))
+        self.finished_ms = at_ms
 
     def power(self, power_mw, mono_ms):
         """Take a power reading while charging; returns True when the low power of the last 10

@@ -2,6 +2,7 @@
 watchdog is fed while every metering task checks in."""
 
 import asyncio
+import gc
 import io
 import sys
 
@@ -34,7 +35,7 @@ class Supervisor:
         self._due_ms = {}
         self._tasks = []  # held here: an asyncio task without a reference may be collected
         self.restarts = 0
-        self.untold = 0  # deaths that there was no memory to tell of
+        self.untold = 0  # what there was no memory to tell of
 
     def check_in(self, name, within_ms=_CHECK_IN_MS):
         """Task `name` is alive now, and will say so again `within_ms`. The first call makes the
@@ -46,27 +47,33 @@ class Supervisor:
         self._tasks.append(asyncio.create_task(self._keep(name, function)))
 
     async def _keep(self, name, function):
-        pause_ms = _FIRST_PAUSE_MS
+        pause_ms = started_ms = 0
         while True:
-            started_ms = self._clock.mono_ms()
-            try:
+            try:  # nothing outside of it, however small: what fails there ends the task for good
+                if pause_ms:
+                    if self._clock.mono_ms() - started_ms > _LONGEST_PAUSE_MS:
+                        pause_ms = _FIRST_PAUSE_MS
+                    await self._sleep_ms(pause_ms)
+                    pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
+                pause_ms = pause_ms or _FIRST_PAUSE_MS
+                started_ms = self._clock.mono_ms()
                 await function()
                 return
             except Exception as error:
-                self.restarts += 1
                 self._tell(name, error)
-            if self._clock.mono_ms() - started_ms > _LONGEST_PAUSE_MS:
-                pause_ms = _FIRST_PAUSE_MS
-            await self._sleep_ms(pause_ms)
-            pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
 
     def _tell(self, name, error):
-        try:
-            trace = _trace(error)
-            log.error("task %s died: %s", name, trace)
-            self._report(name, error, trace)
-        except MemoryError:  # there is no room for words, and the task has to come back
-            self.untold += 1
+        """Count it and report it, without its trace where there is no memory for that."""
+        self.restarts += 1
+        for trace in (_trace, repr):
+            try:
+                text = trace(error)
+                log.error("task %s died: %s", name, text)
+                self._report(name, error, text)
+                return
+            except Exception:
+                gc.collect()
+        self.untold += 1
 
     def late(self):
         """Names of the tasks whose time to check in is over."""
@@ -77,8 +84,10 @@ class Supervisor:
         """Feed the watchdog for as long as nobody is late."""
         while True:
             try:
+                await self._sleep_ms(_FEED_MS)
                 if self._watchdog and not self.late():
                     self._watchdog.feed()
             except MemoryError:
                 self.untold += 1
-            await self._sleep_ms(_FEED_MS)
+            except Exception as error:
+                self._tell("supervisor", error)

@@ -327,8 +327,8 @@ DESIGNS = {
     "machine: knows of no open session after a boot":
         ({}, ((SessionMachine, "resume", lambda self, charged: None),)),
     "machine: every window without a car closes":
-        ({}, ((SessionMachine, "step", lambda self, state, pwm, since_ms, mono_ms:
-               [("open", mono_ms)] if state in (1, 2) else [("close", mono_ms)]),)),
+        ({}, ((SessionMachine, "step", lambda self, state, pwm, since_ms, mono_ms, happened:
+               happened.append(("open" if state in (1, 2) else "close", mono_ms))),)),
     "split: gap energy has a price":
         ({}, ((Split, "skip", lambda self, energy_mwh, why="": None),)),
     "orders: who charges is not applied":

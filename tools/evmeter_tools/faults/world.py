@@ -313,12 +313,12 @@ class _Lock:
         self._sleep_ms = sleep_ms
         self.taken = False
 
-    async def __aenter__(self):
+    async def acquire(self):
         while self.taken:
             await self._sleep_ms(1)
         self.taken = True
 
-    async def __aexit__(self, *_):
+    def release(self):
         self.taken = False
 
 

@@ -239,8 +239,10 @@ class _Life:
                 self._wrong_state = name
             else:
                 self._wrong_state = None
-        for what, at_ms in self._machine.step(filtered.state, filtered.pwm, filtered.since_ms,
-                                             filtered.seen_ms):
+        happened = []
+        self._machine.step(filtered.state, filtered.pwm, filtered.since_ms, filtered.seen_ms,
+                           happened)
+        for what, at_ms in happened:
             if what == OPEN:
                 self.opened.append(at_ms)
             elif what == CLOSE:
