@@ -9,6 +9,8 @@ lives the way out of that fails too.
 
 Metering goes on, the sum of energy holds, no record is lost or doubled, no number reused, the same
 sessions are there with the same billing, and a task that died is in the audit log (truth.py).
+
+A wrong design: a supervisor that starts no task again.
 """
 
 import sys
@@ -23,12 +25,12 @@ from evmeter.monitoring.conditions import Conditions
 from evmeter.system import config
 from evmeter.system.supervisor import Supervisor
 from evmeter_tools.faults import world as charger
+from evmeter_tools.faults.result import Result
 from evmeter_tools.faults.session import _silence
 from evmeter_tools.faults.truth import Truth
 from evmeter_tools.faults.world import Device, World
 from evmeter_tools.paths import FIRMWARE
 
-_ERRORS = (MemoryError, RuntimeError, OSError)
 _OWN = str(FIRMWARE)
 _FIRST = 8  # a frame that begins is at one of its first instructions; else it goes on
 _FREE = ("__aexit__", "release")  # they take no memory, and nothing else stands in for them
@@ -42,8 +44,8 @@ _FRESH_MS = 15000
 
 class Injector:
     """Counts the calls that tasks make; the `at`-th raises `error`, and so does the `after`-th
-    behind it, where that is not 0. `points`: (task, place, callee) -> the numbers of its calls,
-    where `learn` asks for it."""
+    behind it, where that is not 0. `points`: (task, place, callee, whether it leaves the firmware)
+    -> the numbers of its calls, where `learn` asks for it."""
 
     def __init__(self, at=0, error=MemoryError, after=0, learn=False):
         self.count = 0
@@ -68,8 +70,9 @@ class Injector:
             return
         self.count += 1
         if self._learn:
+            leaves = event == "call" and not frame.f_code.co_filename.startswith(_OWN)
             place = (self.task, "%s:%d" % (caller.f_code.co_filename[len(_OWN) + 1:],
-                                           caller.f_lineno), name)
+                                           caller.f_lineno), name, leaves)
             self.points.setdefault(place, []).append(self.count)
         elif self.count == self._at:
             self.hit += "%s in %s, %s:%d; " % (name, self.task, caller.f_code.co_filename[
@@ -297,3 +300,70 @@ def _judge(world, least):
     if world.deaths and not counts["log: crash"]:
         wrong.append("no crash in the log: %s" % world.deaths[0][1])
     return wrong
+
+
+def _plan(points):
+    """[(number of the call, error, calls until the next failure)] of every life."""
+    plan = []
+    for index, (point, numbers) in enumerate(sorted(points.items())):
+        for number in sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]}):
+            plan += [(number, MemoryError, 0), (number, RuntimeError, 0)]
+            if point[3]:
+                plan.append((number, OSError, 0))
+        plan.append((numbers[0], MemoryError, _AFTER[index % len(_AFTER)]))
+    return plan
+
+
+class _Leaving(Supervisor):
+    """Wrong: a task that died stays dead."""
+
+    async def _keep(self, name, function):
+        try:
+            await function()
+        except Exception as error:
+            self._tell(name, error)
+
+
+class _LeftAlone(Life):
+    supervisor = _Leaving
+
+
+def _try(one, least, result):
+    injector = Injector(*one)
+    world = live(injector)
+    result.trials += 1
+    wrong = _judge(world, least)
+    result.counts["tasks that died"] += bool(world.deaths)
+    result.counts["calls that failed"] += injector.hit.count(";")
+    if world.bites:
+        result.counts["resets by the watchdog"] += 1
+        result.wrong("%sthe watchdog had to end it: %s" % (injector.hit, world.bites))
+    elif wrong:
+        result.wrong("%s%s: %s" % (injector.hit, one[1].__name__, "; ".join(wrong[:3])))
+
+
+def run(trials=0, progress=None, control_trials=40):
+    """Live `trials` lives, evenly spread over all there are; 0: all of them."""
+    result = Result("memory-tasks")
+    learning = Injector(learn=True)
+    world = live(learning)
+    for text in _judge(world, None):
+        result.wrong("without a fault: %s" % text)
+    least = {**world.truth.counts, "ended": world.truth.ended}
+    plan = _plan(learning.points)
+    result.counts["points"] = len(learning.points)
+    result.counts["lives there are"] = len(plan)
+    step = max(1, len(plan) // trials) if trials else 1
+    chosen = plan[step // 2 :: step]
+    for number, one in enumerate(chosen):
+        _try(one, least, result)
+        if progress:
+            progress(number + 1, len(chosen))
+    tried = Result("control")
+    with patch.object(Charger, "lives", _LeftAlone):
+        for one in plan[:: max(1, len(plan) // control_trials)]:
+            _try(one, least, tried)
+            if tried.violations:
+                break
+    result.controls["a supervisor that starts no task again"] = bool(tried.violations)
+    return result
