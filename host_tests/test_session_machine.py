@@ -120,3 +120,40 @@ def test_low_power_for_ten_minutes_is_the_end():
     _run(((C, True, 1000),), started=rules)
     assert not any(rules.power(7_000_000 if second < 600 else 400_000, 1000 * second)
                    for second in range(3600))
+
+
+class _Full(list):
+    """A list that has no memory for its `fails`-th entry."""
+
+    fails = 0
+
+    def append(self, what):
+        self.fails -= 1
+        if not self.fails:
+            raise MemoryError()
+        super().append(what)
+
+
+def test_an_event_that_there_is_no_memory_for_comes_with_the_next_window():
+    rows = ((A, False, 1000), (C, True, 5000), (B, True, 7000), (E, False, 1000000),
+            (A, False, 1000), (B, True, 1000), (A, False, 2000))
+    right = _run(rows)
+    assert len(right) == 9
+    for fails in range(1, 10):
+        rules = SessionMachine(5000)
+        happened = _Full()
+        happened.fails = fails
+        now = since = failures = 0
+        before = None
+        for state, pwm, duration_ms in rows:
+            if state != before:
+                since = now
+            before = state
+            for _ in range(duration_ms // 50):
+                try:
+                    rules.step(state, pwm, since, now, happened)
+                except MemoryError:
+                    failures += 1
+                now += 50
+        assert failures == 1
+        assert [what for what, _ in happened] == [what for what, _ in right], fails

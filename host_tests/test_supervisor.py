@@ -161,3 +161,36 @@ def test_a_watchdog_that_once_could_not_be_fed_is_fed_again():
     bench.dog.feed = starve
     bench.run(10)
     assert bench.supervisor.untold == 3 and len(bench.dog.fed_ms) > 10
+
+
+def test_what_fails_on_the_way_out_ends_no_task():
+    for where in ("report", "sleep", "both"):
+        bench = _Bench()
+        starts = []
+        failing = [3]
+        report, sleep_ms = bench.supervisor._report, bench.supervisor._sleep_ms
+
+        def fails(name, *more, failing=failing):
+            if failing[0]:
+                failing[0] -= 1
+                raise MemoryError()
+
+        def told(*given, report=report, fails=fails, where=where):
+            if where != "sleep":
+                fails("report")
+            report(*given)
+
+        def slept(ms, sleep_ms=sleep_ms, fails=fails, where=where):
+            if where != "report":
+                fails("sleep")
+            return sleep_ms(ms)
+
+        bench.supervisor._report, bench.supervisor._sleep_ms = told, slept
+
+        async def dies(starts=starts):
+            starts.append(1)
+            raise ValueError("x")
+
+        bench.run(60, meter=dies)
+        assert len(starts) > 5 and failing == [0], where
+        assert bench.reports and len(bench.dog.fed_ms) > 100

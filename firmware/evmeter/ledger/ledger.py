@@ -167,12 +167,13 @@ class Ledger:
             page = self._journal.page + 1
             sid = "%s-%06d" % (device_id, page)
             seq = self._journal.next_seq
+            told = seq, page, sid  # made before there is a record
             message = {"out_mwh": out_mwh}
             if user:
                 message["user"] = user
             await self._record("begin", sid, (reading,), user, [],
                                {"open_seq": seq, "mark_mwh": reading[3]}, message)
-            return seq, page, sid
+            return told
         finally:
             self._lock.release()
 

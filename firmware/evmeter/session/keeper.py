@@ -160,6 +160,9 @@ class SessionKeeper(OpenSession):
                 return
             await self._begin(at_ms, mwh, letter, read_ms)
             late_ms = read_ms - at_ms
+        self._alarms.clear(codes.SESSION_REFUSED)
+        if self.permit:
+            self.permit(True)
         await self.checkpoint()
         fields = self.split.label() if self.split else {}
         if late_ms > _PROMPT_MS:
@@ -185,26 +188,26 @@ class SessionKeeper(OpenSession):
         reading = (session.begin_unix_ms, session.begin_quality, "B", begin_mwh, "", letter)
         ordered = self._user
         user = ordered if self.clock.mono_ms() <= self._user_until_ms else None
+        progress, split = Progress(at_ms), None
+        if self.tariff:
+            split = self.splits.Split(self.tariff, session.begin_unix_ms, session.begin_quality,
+                                      begin_mwh)
+            if session.begin_unix_ms != begin_unix_ms:
+                split.doubt("clock behind the record before")
         session.begin_seq, session.page, self.sid = await self.ledger.begin(
             reading, self.device_id, self.out_mwh(begin_mwh), user)
+        # There is a record: no call from here on, until all is known that belongs to it.
         session.user = user
         if self._user is ordered:  # else another one came while the record was signed
             self._user = None
-        self.session = session
-        self.progress = Progress(at_ms)
-        if self.tariff:
-            self.split = self.splits.Split(self.tariff, session.begin_unix_ms,
-                                           session.begin_quality, begin_mwh)
-            if session.begin_unix_ms != begin_unix_ms:
-                self.split.doubt("clock behind the record before")
+        self.progress = progress
+        self.split = split
         self.started_ms = at_ms
         self._steps = self.clock.steps
+        self.refused = ""
+        self.session = session
         if self.on_edge:
             self.on_edge("B", self.sid, user)
-        self.refused = ""
-        self._alarms.clear(codes.SESSION_REFUSED)
-        if self.permit:
-            self.permit(True)
 
     def _refuse(self, code, text):
         if not self.refused:
