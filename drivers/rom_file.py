@@ -37,6 +37,12 @@ class _Contents(io.IOBase):
         self._at = begin
         self._end = end
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """The image stays open."""
+
     def readinto(self, buffer):
         view = memoryview(buffer)[: self._end - self._at]
         self._file.seek(self._at)

@@ -9,6 +9,7 @@ import time
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from evmeter_tools.device import legal
 from evmeter_tools.paths import ROOT
 from update_life import Life, make
 
