@@ -152,6 +152,14 @@ def _enrol(known, db):
         store.close()
 
 
+def _tell_prompt(known, is_open):
+    if known.get("locked"):
+        print("the prompt is closed: evmeter unlock %s --key .., or the board's button"
+              % known["id"])
+    elif not is_open:
+        print("the prompt stays open: without operator.keys nothing could open it again")
+
+
 def provision(
     file: Annotated[
         Path | None, typer.Argument(help="The configuration, JSON; without it, questions")
@@ -225,11 +233,7 @@ def provision(
     print("%s: key %s, journal %s" % (known["id"], known["k"],
                                       "formatted" if known["formatted"] else "kept as it was"))
     print("public key %s" % known["spki"])
-    if known.get("locked"):
-        print("the prompt is closed: evmeter unlock %s --key .., or the board's button"
-              % known["id"])
-    elif not is_open:
-        print("the prompt stays open: without operator.keys nothing could open it again")
+    _tell_prompt(known, is_open)
     print("enrolled in %s" % db if db else
           "not enrolled: evmeter backend enrol %s %s..." % (known["id"], known["spki"][:16]))
     if broker_dir:
