@@ -99,7 +99,7 @@ def test_an_operator_gives_orders(tmp_path):
             code, answer = site.command(operation, *words)
             assert (code, answer["ok"]) == (1, False) and why in answer["err"], answer
         code, answer = site.command("update", signed=True)
-        assert code == 1 and "no place beside it" in answer["err"]
+        assert code == 1 and "no other has a place" in answer["err"]
         # who charges stands in the record, and the operator ends the session
         assert site.command("user", "IL=HEARSAY", "IT=ISO14443", "ID=1F2D3A4F")[0] == 0
         site.bench.rig.tell(pilot="C", load_w=10000)
