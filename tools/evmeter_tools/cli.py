@@ -5,6 +5,7 @@ import sys
 import typer
 
 from evmeter_tools.backend import command as backend_command
+from evmeter_tools.backend import listing as backend_listing
 from evmeter_tools.bench import command as bench_command
 from evmeter_tools.billing import command as billing_command
 from evmeter_tools.demo import command as demo_command
@@ -84,8 +85,8 @@ backend.command()(backend_command.enrol)
 backend.command()(backend_command.login)
 backend.command()(backend_command.user)
 backend.command()(backend_command.backup)
-backend.command()(backend_command.sessions)
-backend.command()(backend_command.export)
+backend.command()(backend_listing.sessions)
+backend.command()(backend_listing.export)
 backend.command()(sample_command.fill)
 cdr.command()(billing_command.make)
 cdr.command()(billing_command.correct)

@@ -1,16 +1,14 @@
-"""`evmeter backend ...`: run the collector, enrol a device, look at what is stored."""
+"""`evmeter backend ...`: run the collector, enrol a device. What is stored: listing.py."""
 
 import contextlib
 import getpass
 import hashlib
-import json
 import logging
 import os
 import secrets
 import signal
 import socket
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -23,25 +21,28 @@ from evmeter_tools.backend.leader import Leader
 from evmeter_tools.backend.messages import is_device
 from evmeter_tools.backend.mqtt import Address
 from evmeter_tools.backend.outbox import Channels, pair
-from evmeter_tools.backend.sessions import (
-    balance,
-    device_report,
-    export_lines,
-    session_times,
-)
 from evmeter_tools.backend.store import Store, shown
 from evmeter_tools.errors import UserError
 from evmeter_tools.verify.parse import KeyFormatError, parse_key
 
-_Database = Annotated[
+Database = Annotated[
     str, typer.Option("--db", help="SQLite file, or postgresql://user:password@host/name")]
 _Folder = Annotated[Path, typer.Option("--dir", help="Where the broker keeps its files")]
-_DEFAULT_DB = "build/backend/evmeter.sqlite"
+_WebListen = Annotated[str, typer.Option(help="Address of the pages")]
+_PublicUrl = Annotated[
+    str, typer.Option(help="What drivers reach the pages by; for links and QR codes")]
+_TlsCert = Annotated[Path | None, typer.Option(help="Certificate chain, PEM")]
+_TlsKey = Annotated[Path | None, typer.Option(help="Its key, PEM")]
+_BehindProxy = Annotated[
+    bool, typer.Option("--behind-proxy", help="A proxy in front of the pages does TLS")]
+_Operator = Annotated[
+    str, typer.Option(help="Operator's file (JSON): who bills, places, tariffs")]
+DEFAULT_DB = "build/backend/evmeter.sqlite"
 _DEFAULT_FOLDER = Path("build/backend")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def _open(db):
+def open_store(db):
     if "://" not in db:
         Path(db).parent.mkdir(parents=True, exist_ok=True)
         # hashes of passwords and who has charged are nobody else's business
@@ -110,7 +111,7 @@ def _pair_of_files(certificate, key):
 
 
 def run(
-    db: _Database = _DEFAULT_DB,
+    db: Database = DEFAULT_DB,
     port: Annotated[int, typer.Option(help="Port of the broker that is started")] = 1883,
     broker: Annotated[
         str | None, typer.Option(help="host:port of a broker that runs already")] = None,
@@ -126,14 +127,11 @@ def run(
     share: Annotated[
         str | None, typer.Option(help="Group of replicas that share the work (MQTT 5)")] = None,
     web_port: Annotated[int, typer.Option(help="Port of the pages; 0: none")] = 8080,
-    web_listen: Annotated[str, typer.Option(help="Address of the pages")] = HOST,
-    public_url: Annotated[
-        str, typer.Option(help="What drivers reach the pages by; for links and QR codes")] = "",
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM")] = None,
-    behind_proxy: Annotated[
-        bool, typer.Option("--behind-proxy", help="A proxy in front of the pages does TLS")
-    ] = False,
+    web_listen: _WebListen = HOST,
+    public_url: _PublicUrl = "",
+    tls_cert: _TlsCert = None,
+    tls_key: _TlsKey = None,
+    behind_proxy: _BehindProxy = False,
     smtp: Annotated[
         str, typer.Option(help="Mail server, host:port; EVMETER_SMTP_USER and _PASSWORD")] = "",
     mail_from: Annotated[str, typer.Option(help="Sender of mails")] = "evmeter@localhost",
@@ -147,8 +145,7 @@ def run(
         typer.Option(metavar="CHANNEL:TARGET", help="Told where nobody acknowledged one in time")
     ] = None,
     escalate_after_s: Annotated[int, typer.Option(min=10, help="How long that is")] = 300,
-    operator: Annotated[
-        str, typer.Option(help="Operator's file (JSON): who bills, places, tariffs")] = "",
+    operator: _Operator = "",
     gap_wait_s: Annotated[
         int, typer.Option(min=1, help="So long numbers may be missing until they are asked for")
     ] = 60,
@@ -166,7 +163,7 @@ def run(
     tls = _pair_of_files(tls_cert, tls_key)
     _beyond(web_listen, tls, behind_proxy)
     channels = _channels(smtp, mail_from, ntfy, alert or (), escalate or (), escalate_after_s)
-    store = _open(db)
+    store = open_store(db)
     if share and store.is_sqlite:
         raise UserError("--share needs --db postgresql://...: SQLite serves one process")
     name = "%s-%d" % (socket.gethostname()[:20], os.getpid()) if share else "collector"
@@ -218,7 +215,7 @@ def user(
         str, typer.Option(help="viewer: sees everything; operator: acknowledges, commands")
     ] = "viewer",
     remove: Annotated[bool, typer.Option("--remove", help="Take the account away")] = False,
-    db: _Database = _DEFAULT_DB,
+    db: Database = DEFAULT_DB,
 ):
     """Make or change an account for the pages; the password is asked for, or EVMETER_PASSWORD.
 
@@ -226,7 +223,7 @@ def user(
     """
     from evmeter_tools.web import access
 
-    store = _open(db)
+    store = open_store(db)
     try:
         if not name:
             for each, its_role in access.account_names(store):
@@ -244,20 +241,16 @@ def user(
 
 
 def web(
-    db: _Database = _DEFAULT_DB,
+    db: Database = DEFAULT_DB,
     web_port: Annotated[int, typer.Option(help="Port of the pages")] = 8080,
-    web_listen: Annotated[str, typer.Option(help="Address of the pages")] = HOST,
-    public_url: Annotated[
-        str, typer.Option(help="What drivers reach the pages by; for links and QR codes")] = "",
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM")] = None,
-    behind_proxy: Annotated[
-        bool, typer.Option("--behind-proxy", help="A proxy in front of the pages does TLS")
-    ] = False,
+    web_listen: _WebListen = HOST,
+    public_url: _PublicUrl = "",
+    tls_cert: _TlsCert = None,
+    tls_key: _TlsKey = None,
+    behind_proxy: _BehindProxy = False,
     smtp: Annotated[str, typer.Option(help="Mail server, as given to backend run")] = "",
     ntfy: Annotated[str, typer.Option(help="ntfy server, as given to backend run")] = "",
-    operator: Annotated[
-        str, typer.Option(help="Operator's file (JSON): who bills, places, tariffs")] = "",
+    operator: _Operator = "",
 ):
     """Serve the pages alone, beside collectors that run elsewhere on the same database.
 
@@ -267,7 +260,7 @@ def web(
 
     tls = _pair_of_files(tls_cert, tls_key)
     _beyond(web_listen, tls, behind_proxy)
-    store = _open(db)
+    store = open_store(db)
     server = Server(store, Settings(
         channels=Channels(smtp=smtp, ntfy=ntfy), public_url=public_url,
         secure=bool(tls or behind_proxy), **_operator(operator)), web_listen, web_port, tls)
@@ -300,7 +293,7 @@ def key_id(spki):
 def enrol(
     device: Annotated[str, typer.Argument(help="The device's id")],
     spki: Annotated[str, typer.Argument(help="Its public key: SubjectPublicKeyInfo in hex")],
-    db: _Database = _DEFAULT_DB,
+    db: Database = DEFAULT_DB,
     folder: _Folder = _DEFAULT_FOLDER,
     login: Annotated[
         bool, typer.Option(help="Make a password for mosquitto and print it, once")] = True,
@@ -316,7 +309,7 @@ def enrol(
     if not is_device(device):
         raise UserError("%r is no device id: 1 to 20 of A-Z a-z 0-9 _ -, not beginning with _"
                         % device[:40])
-    store = _open(db)
+    store = open_store(db)
     store.enrol(device, name, spki.lower())
     store.close()
     print("enrolled %s, key %s" % (device, name))
@@ -346,7 +339,7 @@ def login(
 
 def backup(
     out: Annotated[Path, typer.Argument(help="File to write; must not be there yet")],
-    db: _Database = _DEFAULT_DB,
+    db: Database = DEFAULT_DB,
 ):
     """Copy an SQLite database, also while the backend runs.
 
@@ -360,87 +353,9 @@ def backup(
         raise UserError("%s is there already; give another name" % out)
     if "://" not in db and not Path(db).is_file():
         raise UserError("there is no database %s" % db)
-    store = _open(db)
+    store = open_store(db)
     try:
         store.backup(out)
     finally:
         store.close()
     print("copied to %s" % out)
-
-
-def _utc(time):
-    return time.astimezone(UTC).isoformat(timespec="milliseconds")
-
-
-def _edge(reading, when):
-    """A session's begin or end: the time that was signed, and the true one where a later entry of
-    the device tells it; None where the reading lacks."""
-    if reading is None:
-        return None
-    edge = {"signed": _utc(reading.time), "quality": reading.quality,
-            "clock_set": "t" in str(reading.raw.get("EF", ""))}
-    if when:
-        edge["true"] = _utc(datetime.fromtimestamp(when.unix_ms / 1000, UTC))
-        edge["true_quality"] = when.quality
-        edge["uncertainty_ms"] = when.uncertainty_ms
-        edge["told_by"] = when.told_by
-    return edge
-
-
-def _edge_line(name, edge):
-    line = "  %-5s %s %s" % (name, edge["signed"][:19].replace("T", " "), edge["quality"])
-    if "true" in edge:
-        line += ", truly %s %s +-%.1f s" % (edge["true"][:19].replace("T", " "),
-                                            edge["true_quality"], edge["uncertainty_ms"] / 1000)
-    return line + (", the clock was set since the begin" if edge["clock_set"] else "")
-
-
-def sessions(
-    device: Annotated[str, typer.Argument(help="The device's id")],
-    db: _Database = _DEFAULT_DB,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
-):
-    """Show a device's sessions with their verdicts.
-
-    Times are UTC as they were signed, with the clock's quality (U: not known, I, S, R); where the
-    device recorded before it knew the time, its later entry tells the true one beside it.
-
-    Example: evmeter backend sessions demo-0001 --db build/demo/backend.sqlite
-    """
-    store = _open(db)
-    report = device_report(store, device)
-    if not report.sessions:
-        raise UserError("no session of %s in %s" % (device, db))
-    times = session_times(store, device)
-    rows = [
-        {"sid": session.id, "state": session.state, "ok": session.ok,
-         "energy_mwh": session.energy_mwh, "billable": session.billable,
-         "reasons": session.reasons,
-         "begin": _edge(session.begin, times.get(session.id, {}).get("begin")),
-         "end": _edge(session.end, times.get(session.id, {}).get("complete"))}
-        for session in report.sessions]
-    if as_json:
-        print(json.dumps({"sessions": rows, "missing": balance(store, device).missing}, indent=1))
-        return
-    for row in rows:
-        print("%(sid)-28s %(state)-9s %(energy_mwh)12s mWh  %(verdict)s" % {
-            **row, "verdict": "ok" if row["ok"] else "; ".join(row["reasons"]) or "refused"})
-        for name in ("begin", "end"):
-            if row[name]:
-                print(_edge_line(name, row[name]))
-
-
-def export(
-    out: Annotated[Path, typer.Argument(help="File to write, one JSON object a line")],
-    db: _Database = _DEFAULT_DB,
-    device: Annotated[str | None, typer.Option(help="Only this device")] = None,
-):
-    """Write every stored record with its public key, for `evmeter verify`.
-
-    Example: evmeter backend export records.jsonl && evmeter verify records.jsonl
-    """
-    lines = list(export_lines(_open(db), device))
-    if not lines:
-        raise UserError("nothing is stored in %s" % db)
-    out.write_text("\n".join(lines) + "\n")
-    print("%d records written to %s" % (len(lines), out))
