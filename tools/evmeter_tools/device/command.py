@@ -16,7 +16,7 @@ from evmeter_tools.paths import BUILD
 def image(
     board: Annotated[str, typer.Option(help="The board, a folder of boards/")],
     out: Annotated[
-        Path | None, typer.Option(help="The image [build/image/BOARD.romfs]")] = None,
+        Path | None, typer.Option(help="The image; else build/image/BOARD.romfs")] = None,
     plain: Annotated[
         Path | None,
         typer.Option(help="Also a folder of files, for a MicroPython without VfsRom")] = None,
@@ -60,7 +60,7 @@ def flash(
     port: Annotated[str, typer.Option(help="Serial port of the device")],
     firmware_bin: Annotated[
         Path | None,
-        typer.Option("--firmware", help="MicroPython [what evmeter firmware built]")] = None,
+        typer.Option("--firmware", help="MicroPython; else what evmeter firmware built")] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration (JSON) to put on it too")] = None,
     plain: Annotated[
