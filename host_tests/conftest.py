@@ -1,5 +1,6 @@
-"""Paths and the CPython shim; nothing else, so that the tests run without pytest too."""
+"""Paths, the CPython shim, Ctrl-C; nothing else, so that the tests run without pytest too."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ for _folder in ("host_tests", "build/upy-lib/micropython-umqtt.simple", "boards/
 import cpython_shim  # noqa: E402
 
 cpython_shim.install()
+
+# a shell that runs this behind itself has it ignored, and so every program that a test ends by it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # they wait longest: of files that run side by side these begin first
 _LONGEST = ("test_cpy_update.py", "test_cpy_update_files.py", "test_cpy_network.py",

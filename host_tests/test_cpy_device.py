@@ -3,6 +3,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -20,8 +21,8 @@ from fakes.memory_store import MemoryNvs
 _MIB = 1024 * 1024
 _MOST_MODULE = 12 * 1024  # bytes of bytecode; a module this large should be two
 _LINE = "nvs, data, nvs, 0x9000, 0x6000\n"
-_FILES = ["a.romfs", "boot.py", "file_slots.mpy", "main.py", "rom_boot.mpy", "rom_file.mpy",
-          "rom_slots.mpy"]
+_FILES = ["a.romfs", "boot.py", "file_slots.mpy", "main.py", "prompt.mpy", "rom_boot.mpy",
+          "rom_file.mpy", "rom_slots.mpy"]
 # imports from the second of the two images that the partition has room for
 _FROM_SECOND = """\
 import sys, vfs
@@ -166,11 +167,13 @@ def test_the_second_image_in_the_partition_runs(built, tmp_path):
                                    legal.digest(legal.files(data))], done.stderr
 
 
-def test_the_hash_is_of_the_legally_relevant_part_alone(built):
-    data, _, folder = built["esp32_devkit"]
+def test_the_hash_is_of_the_legally_relevant_part_alone(built, tmp_path):
+    data = built["esp32_devkit"][0]
     found = legal.files(data)
+    inside = Path("evmeter/session/machine.py")
+    image.compiled(image.FIRMWARE / inside, inside, tmp_path)
     assert found["evmeter/session/machine.mpy"] == (
-        folder / "evmeter/session/machine.mpy").read_bytes()
+        tmp_path / "evmeter/session/machine.mpy").read_bytes()
     whole = legal.digest(found)
     for path, same in (("evmeter/session/machine.mpy", False), ("evmeter/app.mpy", True),
                        ("drivers/meter_profiles/eastron_sdm120.json", False),
@@ -252,7 +255,7 @@ def test_a_chip_boots_from_its_file_and_from_the_updated_one(built, tmp_path):
         [str(micropython()), "-X", "heapsize=1m", str(tmp_path / "boot.py"), str(tmp_path)],
         env={"MICROPYPATH": "%s:.frozen" % HOST_BOARD}, capture_output=True, text=True,
         check=False, timeout=120)
-    seen = "/rom/evmeter/metering/gate.mpy ['esp32', 'machine', 'rom_file'] %d %s\n"
+    seen = "/rom/evmeter/metering/gate.mpy ['esp32', 'machine', 'prompt', 'rom_file'] %d %s\n"
     folders = len(list(image.FIRMWARE.glob("evmeter/[!_.]*"))) + 1
     assert done.stdout == seen % (folders, []) + seen % (folders, [120000]), done.stderr
 

@@ -13,6 +13,7 @@ sessions are there with the same billing, and a task that died is in the audit l
 A wrong design: a supervisor that starts no task again.
 """
 
+import gc
 import sys
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -240,10 +241,15 @@ class Charger(World):
 
 def live(injector):
     """A session's life, and the next one's, with a restart in it; returns the Charger."""
-    world = Charger(injector)
-    # App's own pauses pass in the world's time
-    with _silence(), patch.object(running, "asyncio", SimpleNamespace(sleep_ms=world.rest_ms)):
-        _play(world)
+    gc.collect()  # coroutines of a life before this one end when they are collected, and make calls
+    gc.disable()
+    try:
+        world = Charger(injector)
+        # App's own pauses pass in the world's time
+        with _silence(), patch.object(running, "asyncio", SimpleNamespace(sleep_ms=world.rest_ms)):
+            _play(world)
+    finally:
+        gc.enable()
     return world
 
 
