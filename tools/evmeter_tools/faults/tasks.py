@@ -241,7 +241,7 @@ class Charger(World):
 
 def live(injector):
     """A session's life, and the next one's, with a restart in it; returns the Charger."""
-    gc.collect()  # coroutines of a life before this one end when they are collected, and make calls
+    gc.collect()  # coroutines of a life before this one make calls where they are collected
     gc.disable()
     try:
         world = Charger(injector)
