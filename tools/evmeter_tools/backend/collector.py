@@ -9,7 +9,6 @@ import json
 import logging
 import queue
 import secrets
-import select
 import threading
 import time
 
@@ -19,6 +18,7 @@ from paho.mqtt.properties import Properties
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from evmeter_tools.backend import messages, mqtt
+from evmeter_tools.backend.intake import Intake
 from evmeter_tools.backend.store import CONFLICT, CONFLICT_WHY
 from evmeter_tools.errors import UserError
 
@@ -57,14 +57,12 @@ class Collector:
         self.stored = 0
         more = {} if share else {"clean_session": False}
         self._client = client = mqtt.client(
-            address, name, version=paho.MQTTv5 if share else paho.MQTTv311, manual_ack=True,
-            **more)
-        client.on_message = self._on_message
+            address, name, version=paho.MQTTv5 if share else paho.MQTTv311, kind=Intake,
+            take=self._on_message, **more)
         if not share:  # with MQTT 5 the broker may bound it, at 20 where it says nothing else
-            # its word on an acknowledgement comes behind the messages that wait to be read
-            client.max_inflight_messages_set(_IN_FLIGHT)
-        # packets wait until the worker writes them, all those of a batch together
-        client.on_socket_register_write = lambda *_: None
+            # its word on an acknowledgement comes behind the messages that wait to be read; a
+            # bound has paho go through all of them at each word
+            client.max_inflight_messages_set(0)
         self._worker = threading.Thread(target=self._work, name="collector", daemon=True)
 
     def start(self):
@@ -84,7 +82,7 @@ class Collector:
         if self._worker.is_alive():
             self._worker.join()
         self._client.disconnect()
-        self._client.loop(_IDLE_S)
+        self._client.exchange(0)
 
     def _on_connect(self, client):
         # what an earlier connection brought comes again: by the broker, or by the devices
@@ -120,28 +118,13 @@ class Collector:
             if self._client.socket() is None:
                 self._reconnect()
             else:
-                self._exchange(most, wait_s)
+                self._client.exchange(wait_s, most - len(self._waiting), _BATCH_S)
         except Exception:
             log.exception("the connection to the broker is made anew")
             broken = self._client.socket()
             if broken:
                 broken.close()
             self._stopping.wait(_RETRY_S)
-
-    def _exchange(self, most, wait_s):
-        client = self._client
-        if client.want_write():
-            client.loop_write()
-        deadline = time.monotonic() + _BATCH_S
-        came = _readable(client, wait_s)
-        while came and len(self._waiting) < most and time.monotonic() < deadline:
-            before = len(self._waiting)
-            if client.loop_read() != paho.MQTT_ERR_SUCCESS:
-                break
-            came = len(self._waiting) > before or _readable(client, 0)
-        if client.want_write():
-            client.loop_write()
-        client.loop_misc()
 
     def _reconnect(self):
         if self._stopping.wait(self._pause_s):
@@ -152,19 +135,18 @@ class Collector:
         except OSError as error:
             log.warning("no broker at %s: %s", self._address, error)
 
-    def _on_message(self, _client, _data, message):
+    def _on_message(self, mid, topic, payload):
         """Read a message at once, as long as the processor has it at hand."""
-        topic = message.topic
         entry = None
         try:
             device, stream = messages.split_topic(topic)
-            entry = self._read(device, stream, message.payload)
+            entry = self._read(device, stream, payload)
         except messages.MessageError as error:
             self._refuse(topic, error)
         except Exception as error:
             log.exception("a message from %s cannot be read", topic[:80])
             self._refuse(topic, type(error).__name__)
-        self._waiting.append((self._connections, message.mid, entry))
+        self._waiting.append((self._connections, mid, entry))
 
     def _take(self, batch):
         entries = [entry for *_, entry in batch if entry]
@@ -277,18 +259,6 @@ class Collector:
             "bad": [{"seq": seq, "why": why[:80]} for seq, why in sorted(bad.items())][:16],
         }
         self._client.publish("%s%s/ack" % (mqtt.ROOT, device), json.dumps(ack), 1)
-
-
-def _readable(client, wait_s):
-    sock = client.socket()
-    if sock is None:
-        return False
-    if sock.fileno() < 0:  # broken: a read tells the client so
-        return True
-    # what TLS has already deciphered does not show on the socket
-    if getattr(sock, "pending", int)():
-        return True
-    return bool(select.select([sock], [], [], wait_s)[0])
 
 
 def _passes(error):

@@ -35,7 +35,7 @@ class Address:
         return "%s:%d" % (self.host, self.port)
 
 
-class _Client(mqtt.Client):
+class Client(mqtt.Client):
     """paho's client, whose thread ends with the first exception: nothing would come in any more,
     and nobody would notice. Callbacks are one source; paho's own walk through the packets that
     wait, while another thread adds one, is another."""
@@ -52,11 +52,6 @@ class _Client(mqtt.Client):
                     broken.close()
                 time.sleep(_AGAIN_S)
 
-    def ack(self, mid, qos):
-        """Only while connected: what is queued before goes ahead of CONNECT, upon which a broker
-        hangs up."""
-        return super().ack(mid, qos) if self.is_connected() else mqtt.MQTT_ERR_NO_CONN
-
 
 def _on_socket(_client, _data, sock):
     # Nagle's algorithm would hold an acknowledgement back for 40 ms
@@ -68,10 +63,10 @@ def _on_log(_client, _data, level, text):
         log.exception("%s", text)
 
 
-def client(address, name, *, version=mqtt.MQTTv311, **more):
+def client(address, name, *, version=mqtt.MQTTv311, kind=Client, **more):
     """A client that is not connected yet; it reconnects by itself."""
-    made = _Client(mqtt.CallbackAPIVersion.VERSION2, client_id="evmeter-" + name,
-                       protocol=version, **more)
+    made = kind(mqtt.CallbackAPIVersion.VERSION2, client_id="evmeter-" + name,
+                protocol=version, **more)
     made.on_socket_open = _on_socket
     made.suppress_exceptions = True  # a message that a callback fails on must not come for ever
     made.on_log = _on_log
@@ -109,10 +104,9 @@ def connect(made, address, on_connect, own_loop=False, **more):
                         % (address, error)) from None
     if own_loop:
         deadline = time.monotonic() + CONNECT_S
-        while made.loop(0.1) == mqtt.MQTT_ERR_SUCCESS and not (
-                answered.is_set() or time.monotonic() > deadline):
-            pass
-        made.loop_write()  # what on_connect had to say
+        while made.socket() and not (answered.is_set() or time.monotonic() > deadline):
+            made.exchange(0.1)
+        made.exchange(0)  # what on_connect had to say
     else:
         made.loop_start()
         answered.wait(CONNECT_S)
