@@ -5,13 +5,14 @@ import random
 import re
 
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from evmeter_tools.backend import messages
 from evmeter_tools.fleet.recorded import record
 from evmeter_tools.sample.device import SampleDevice
 from evmeter_tools.verify import plain
 from evmeter_tools.verify.check import check_record
+from evmeter_tools.verify.parse import is_der
 
 _TRIALS = 4000
 _KEY = ec.derive_private_key(77, ec.SECP256R1())
@@ -152,3 +153,35 @@ def test_a_record_under_another_key_is_refused_with_its_reason():
     entry = messages.read(device.name, "rec", changed, {(device.name, device.key_id):
                                                         device.spki})
     assert entry.verdict == "bad" and "does not belong" in entry.why
+
+
+def _der_faults(count, is_der):
+    """Bytes that `is_der` takes for a signature, or not, other than what encodes one."""
+    choose, wrong, sound = random.Random(21), [], 0
+    edges = (0, 1, 127, 128, 255, 256, 2**255 - 1, 2**255, 2**256 - 1)
+    for _ in range(count):
+        der = bytearray(utils.encode_dss_signature(
+            *(choose.choice((*edges, choose.getrandbits(256))) for _ in range(2))))
+        for _ in range(choose.randrange(3)):
+            at = choose.randrange(len(der))
+            der[at:at + choose.randrange(2)] = choose.choice(
+                (b"", b"\x00", b"\x02", b"\x30", b"\x80", b"\xff", bytes([der[at] ^ 1])))
+        try:
+            right = utils.encode_dss_signature(*utils.decode_dss_signature(bytes(der))) == der
+        except ValueError:
+            right = False
+        sound += right
+        if is_der(bytes(der)) is not right:
+            wrong.append(der.hex())
+    assert count // 5 < sound < count // 5 * 4
+    return wrong
+
+
+def test_a_signature_has_one_encoding():
+    assert _der_faults(_TRIALS, is_der) == []
+    assert not is_der(b"") and not is_der(b"\x30\x06\x02\x01\x01\x02\x01")
+
+
+def test_the_trial_above_would_catch_a_negative_number():
+    assert _der_faults(_TRIALS, lambda der: is_der(der) or is_der(
+        der[:4] + bytes([der[4] & 0x7F]) + der[5:]))

@@ -25,7 +25,7 @@ from evmeter_tools.errors import UserError
 log = logging.getLogger("evmeter.collector")
 
 BATCH = 400  # messages in one commit, at most
-_BATCH_S = 0.05
+_BATCH_S = 0.1
 _IDLE_S = 0.2
 _QOS = 1
 _MOST_PAUSE_S = 30
@@ -117,8 +117,8 @@ class Collector:
         try:
             if self._client.socket() is None:
                 self._reconnect()
-            else:
-                self._client.exchange(wait_s, most - len(self._waiting), _BATCH_S)
+            elif self._client.exchange(wait_s, most - len(self._waiting), _BATCH_S):
+                self._store.pressed_at = time.monotonic()
         except Exception:
             log.exception("the connection to the broker is made anew")
             broken = self._client.socket()

@@ -159,10 +159,12 @@ class Intake(mqtt.Client):
 
     def exchange(self, wait_s, most=1, within_s=0.0):
         """Write what waits, then read what has come, until `most` messages came or the time is
-        over; wait up to `wait_s` for the first. Keep the connection alive."""
+        over; wait up to `wait_s` for the first. Keep the connection alive. Returns whether it
+        may have left some."""
         stream = self.socket()
         if stream is None:
-            return
+            return False
+        leaves = True
         self._write(stream)
         has_properties = self.protocol == paho.MQTTv5
         deadline = time.monotonic() + within_s
@@ -174,6 +176,7 @@ class Intake(mqtt.Client):
                     self.loop_read()
                     break
                 if not stream.fill(wait_s):
+                    leaves = False
                     break
                 wait_s = 0
                 continue
@@ -189,6 +192,7 @@ class Intake(mqtt.Client):
                 break
         self._write(stream)
         self.loop_misc()
+        return leaves
 
     def _write(self, stream):
         if self.want_write():

@@ -31,6 +31,8 @@ _GAPS_S = 5
 _ALARMS_S = 1
 _CLEAN_S = 600
 _LONGEST_PAUSE_S = 2
+_RUSH_S = 0.5  # without a message left behind, and it is over
+_LONGEST_RUSH_S = 10
 _SAMPLES_MS = 7 * 86_400_000
 
 
@@ -204,19 +206,28 @@ class Leader:
                 except Exception:
                     log.exception("the outbox goes on")
 
+    def _rushes(self):
+        return time.monotonic() - self._store.pressed_at < _RUSH_S
+
     def _work_up(self):
         """What reports are made of follows the records: a quarter of the time at most, collecting
-        comes first."""
+        comes first. In a rush it waits: a device's records cost less together."""
+        waits_from = None
         while not self._stopping.wait(_TICK_S):
+            begun = time.monotonic()
+            late = waits_from is not None and begun - waits_from > _LONGEST_RUSH_S
+            if self._rushes() and not late:
+                waits_from = waits_from or begun
+                continue
+            waits_from = None
             if not self.leads.is_set():
                 continue
-            begun = time.monotonic()
 
-            def pause():
+            def pause(late=late):
                 nonlocal begun
                 stops = self._stopping.wait(min(3 * (time.monotonic() - begun), _LONGEST_PAUSE_S))
                 begun = time.monotonic()
-                return stops or not self.leads.is_set()
+                return stops or not self.leads.is_set() or (self._rushes() and not late)
 
             try:
                 work_up(self._store, pause=pause)

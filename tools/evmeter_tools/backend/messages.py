@@ -50,6 +50,14 @@ def _no_constant(name):
 _JSON = json.JSONDecoder(parse_constant=_no_constant)
 
 
+def _parse(text):
+    if text[:1] == "{":
+        message, end = _JSON.raw_decode(text)  # without a look for white space
+        if end == len(text):
+            return message
+    return _JSON.decode(text)
+
+
 def _text(message, name, longest):
     value = message.get(name)
     if not is_plain(value, longest):
@@ -72,7 +80,7 @@ def read(device, stream, payload, trusted):
     if len(payload) > MAX_BYTES:
         raise MessageError("%d bytes; allowed: %d" % (len(payload), MAX_BYTES))
     try:
-        message = _JSON.decode(payload.decode())
+        message = _parse(payload.decode())
     except (ValueError, RecursionError):
         raise MessageError("not JSON") from None
     if not isinstance(message, dict) or message.get("v") != 1:
@@ -88,7 +96,9 @@ def read(device, stream, payload, trusted):
     sid = _text(message, "sid", 36)
     facts = {}
     if stream == "rec":
-        kind = _text(message, "kind", 8)
+        kind = message.get("kind")
+        if kind not in _KINDS:
+            kind = _text(message, "kind", 8)
         faults = _record_faults(message, kind, sid, spki, facts)
     else:
         kind = message.get("ev", stream)
@@ -129,7 +139,7 @@ def _record_faults(message, kind, sid, spki, facts):
 
 def _is_signed(plain, spki):
     try:
-        check_der(plain.signed, plain.signature, parse_key(spki))
+        check_der(plain.signed, plain.signature, spki)
     except RecordError:
         return False
     return True

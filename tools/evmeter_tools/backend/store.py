@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import chain
 
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,7 +24,9 @@ STORED = "stored"
 REPEATED = "repeated"
 CONFLICT = "conflict"
 CONFLICT_WHY = "another content under a stored number"
-_RECORD = ("device", "key_id", "seq", "stream", "sid", "kind", "payload", "sha256", "received_at",
+_NUMBER = ("device", "key_id", "seq")
+_NEW = " ON CONFLICT DO NOTHING RETURNING device, key_id, seq"
+_RECORD = (*_NUMBER, "stream", "sid", "kind", "payload", "sha256", "received_at",
            "verdict", "why")
 _ROWS = 500  # in one statement: databases bound its parameters
 _BEGIN = ("device", "sid", "key_id", "changed_at", "ok", "state", "begin_ms", "begin_mwh")
@@ -102,6 +105,7 @@ class Store:
 
     def __init__(self, url):
         self.url = database_url(url)
+        self.pressed_at = 0.0  # when a collector of this process last left messages (monotonic)
         try:
             self.engine = sql.create_engine(self.url, pool_pre_ping=True)
             if self.engine.dialect.name == "sqlite":
@@ -119,13 +123,16 @@ class Store:
     def _prepare(self):
         """Statements that are the same for every batch."""
         self.insert = (sqlite if self.is_sqlite else postgresql).insert
-        row = "(%s)" % ", ".join(["?" if self.is_sqlite else "%s"] * len(_RECORD))
-        names = ", ".join(_RECORD)
-        self._insert_records = (
-            "INSERT INTO record (%s) VALUES " % names,  # noqa: S608 - names of our own
-            row, " ON CONFLICT DO NOTHING RETURNING device, key_id, seq")
+        # past SQLAlchemy's treatment of each value, which takes longer than the database
+        self._insert_records = self._rows_statement(records.name, _RECORD)
+        self._insert_works = self._rows_statement(works.name, _NUMBER)
         self._session_of = {state: self._session_statement(state, columns)
                             for state, columns in _SESSION.items()}
+
+    def _rows_statement(self, table, names):
+        """(begin, one row) of a statement that inserts rows."""
+        row = "(%s)" % ", ".join(["?" if self.is_sqlite else "%s"] * len(names))
+        return "INSERT INTO %s (%s) VALUES " % (table, ", ".join(names)), row  # noqa: S608
 
     def _migrate(self):
         with self.engine.connect() as connection:
@@ -227,16 +234,18 @@ class Store:
 
     def _follow(self, connection, stored, at):
         """What comes of entries that were just stored."""
-        if stored:
-            connection.execute(sql.insert(works), [
-                {"device": device, "key_id": key_id, "seq": seq}
-                for device, key_id, seq in sorted(entry.number for entry in stored)])
+        begin, row = self._insert_works
+        numbers = sorted(entry.number for entry in stored)
+        for first in range(0, len(numbers), _ROWS):
+            part = numbers[first:first + _ROWS]
+            connection.exec_driver_sql(begin + ", ".join([row] * len(part)),
+                                       tuple(chain.from_iterable(part)))
         self._derive(connection, stored)
         notices.happened(self, connection, stored, at)
 
     def _insert(self, connection, entries, at):
         """Insert {number: entry} that is not there yet; returns the numbers that were new."""
-        begin, row, end = self._insert_records
+        begin, row = self._insert_records
         # in one order everywhere: two replicas with the same messages must not wait for each other
         numbers = sorted(entries)
         found = set()
@@ -246,8 +255,7 @@ class Store:
                 entry = entries[number]
                 values += (*number, entry.stream, entry.sid, entry.kind, entry.payload,
                            entry.sha256, at, entry.verdict, entry.why)
-            # past SQLAlchemy's treatment of each value, which takes longer than the database
-            text = begin + ", ".join([row] * (len(values) // len(_RECORD))) + end
+            text = begin + ", ".join([row] * (len(values) // len(_RECORD))) + _NEW
             found.update(map(tuple, connection.exec_driver_sql(text, tuple(values)).cursor))
         return found
 

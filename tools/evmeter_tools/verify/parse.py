@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.asymmetric import ec
 
 ALGORITHM = "ECDSA-secp256r1-SHA256"
 _MAX_CHARACTERS = 65536
@@ -20,6 +20,7 @@ _HEX = re.compile("(?:[0-9A-Fa-f]{2})+")
 # a signature section as our devices write it: known without taking it apart
 OURS = re.compile('\\{"SA":"%s","SD":"([0-9a-f]+)"\\}' % ALGORITHM)
 _ECDSA = ec.ECDSA(hashes.SHA256())
+_SEQUENCE, _INTEGER, _SHORTEST_DER, _LONG_FORM = 0x30, 0x02, 8, 0x80
 KEY_CHANGE = "key_change"  # event of the audit entry that both keys sign
 
 
@@ -190,14 +191,26 @@ def check_signature(signed, section, key):
     check_der(signed, _signature_bytes(section), key)
 
 
+def _is_number(der, at, end):
+    """Whether these bytes are an INTEGER of DER, 0 or above, in the one right encoding."""
+    return (end - at > 2 and der[at] == _INTEGER and der[at + 1] == end - at - 2
+            and der[at + 2] < 0x80 and (der[at + 2] > 0 or end - at == 3 or der[at + 3] > 0x7F))
+
+
+def is_der(der):
+    """Whether `der` is two numbers in DER, and in no other encoding than the one right one: no
+    padding, no negative numbers, nothing behind it. Of P-256 its length takes one byte."""
+    if not _SHORTEST_DER <= len(der) < _LONG_FORM or der[0] != _SEQUENCE or (
+            der[1] != len(der) - 2):
+        return False
+    middle = 4 + der[3]
+    return middle < len(der) and _is_number(der, 2, middle) and _is_number(der, middle, len(der))
+
+
 def check_der(signed, der, key):
-    """Raise `RecordError` unless `der` is the signature of these bytes under the key (DER)."""
-    try:
-        # Only the one right encoding: no padding, no negative numbers, nothing behind it
-        strict = utils.encode_dss_signature(*utils.decode_dss_signature(der)) == der
-    except (ValueError, OverflowError):
-        strict = False
-    if not strict:
+    """Raise `RecordError` unless `der` is the signature of these bytes under the key, which is
+    what `parse_key` takes."""
+    if not is_der(der):
         raise RecordError("signature: SD is not the DER of two numbers")
     try:
         _key(key)[1].verify(der, signed, _ECDSA)
