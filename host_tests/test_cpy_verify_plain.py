@@ -129,15 +129,14 @@ def test_what_the_short_way_takes_the_long_way_takes_too():
 
 def test_a_short_way_that_forgets_a_rule_is_caught(monkeypatch):
     trials = _trials()
-    for name, pattern, weaker in (
-            ("_READING", '"ST":"G"', '"ST":"[A-Z]"'), ("_READING", '"EF":"t?"', '"EF":"[tE]*"'),
-            ("_PAYLOAD", '"ZP":"[0-9a-f]{32}"', '"ZP":"[0-9a-f]*"'),
-            ("_PAYLOAD", "(?P=gs)-", "")):
+    text = plain._RECORD.pattern
+    for pattern, weaker in (('"ST":"G"', '"ST":"[A-Z]"'), ('"EF":"t?"', '"EF":"[tE]*"'),
+                            ('"ZP":"[0-9a-f]{32}"', '"ZP":"[0-9a-f]*"'), ("(?P=gs)-", ""),
+                            ("(?P=unit)", '"RI":"[^"]*","RU":"kWh","RT":"(?:AC|DC)"')):
         with monkeypatch.context() as patch:
-            text = getattr(plain, name).pattern
             assert pattern in text
-            patch.setattr(plain, name, re.compile(text.replace(pattern, weaker), re.ASCII))
-            assert _faults(trials)[0], name
+            patch.setattr(plain, "_RECORD", re.compile(text.replace(pattern, weaker), re.ASCII))
+            assert _faults(trials)[0], pattern
     monkeypatch.setattr(plain, "_is_user", lambda _text: True)
     assert _faults(trials)[0]
 

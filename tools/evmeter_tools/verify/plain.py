@@ -15,21 +15,32 @@ from evmeter_tools.verify.parse import OURS, RecordError, strict_json
 from evmeter_tools.verify.readings import is_billing_register
 
 _TEXT = r"[ !#-\[\]-~]"  # printable ASCII but quote and backslash
-_PAYLOAD = re.compile(
+_READING = (
+    r'\{"TM":"(?P<EDGE_at>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}) [UIS]","TX":"EDGE_TX",'
+    r'"RV":(?P<EDGE_kwh>0|[1-9]\d{0,8})\.(?P<EDGE_part>\d{1,6}),EDGE_UNIT,"EF":"t?","ST":"G"\}')
+_UNIT = r'(?P<unit>"RI":"(?P<register>[^"\\]*)","RU":"kWh","RT":"(?:AC|DC)")'
+
+
+def _reading(edge, tx, unit):
+    return _READING.replace("EDGE_TX", tx).replace("EDGE_UNIT", unit).replace("EDGE", edge)
+
+
+_RECORD = re.compile((
+    r'OCMF\|(?P<signed>'
     r'\{"FV":"(?:0\.[1-9]|1\.[0-3])","GI":"T*","GS":"(?P<gs>T+)","GV":"T*",'
     r'"PG":"T(?:0|[1-9][0-9]{0,17})","MV":"T*","MM":"T*","MS":"T+",'
     r'(?P<user>"IS":(?:true|false),"IL":"[A-Z]*","IF":\[[A-Z0-9_",]*\],"IT":"[A-Z0-9_]*"),'
     r'"ID":"T{0,40}",(?:"TT":"T{0,250}",)?(?:"CF":"T{0,25}",)?'
     r'(?:"CT":"(?:EVSEID|CBIDC)","CI":"T*",)?'
-    r'"RD":\[(?P<begin>\{[^{}]*\})(?:,(?P<end>\{[^{}]*\}))?\],'
+    r'"RD":\[BEGIN(?:,END)?\],'
     r'"ZP":"[0-9a-f]{32}","ZS":"(?P<zs>(?P=gs)-T*)","ZQ":"(?:meter|label)"'
-    r'(?:,"ZB":(?P<zb>[01]))?(?:,"ZG":(?P<zg>0|[1-9][0-9]{0,11}))?\}'.replace("T*", _TEXT + "*")
-    .replace('"T+"', '"%s+"' % _TEXT).replace(">T+", ">%s+" % _TEXT).replace("T{", _TEXT + "{"),
-    re.ASCII)
-_READING = re.compile(
-    r'\{"TM":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}[+-]\d{4}) [UIS]","TX":"([BELRAP])",'
-    r'"RV":(0|[1-9]\d{0,8})\.(\d{1,6}),("RI":"([^"\\]*)","RU":"kWh","RT":"(?:AC|DC)"),'
-    r'"EF":"t?","ST":"G"\}', re.ASCII)
+    r'(?:,"ZB":(?P<zb>[01]))?(?:,"ZG":(?P<zg>0|[1-9][0-9]{0,11}))?\})\|'.replace("T*", _TEXT + "*")
+    .replace('"T+"', '"%s+"' % _TEXT).replace(">T+", ">%s+" % _TEXT).replace("T{", _TEXT + "{")
+    .replace("BEGIN", _reading("begin", "B", _UNIT))
+    .replace("END", _reading("end", "(?P<tx>[ELRAP])", "(?P=unit)"))
+    + OURS.pattern.replace("(", "(?P<signature>")), re.ASCII)
+_WANTED = ("signed", "user", "begin_at", "begin_kwh", "begin_part", "register", "end_at", "tx",
+           "end_kwh", "end_part", "zs", "zb", "zg", "signature")
 
 
 @dataclass(slots=True)
@@ -60,36 +71,30 @@ def _is_user(text):
         return False
 
 
-def _read(text):
-    """(time, TX, mWh, register and unit as text) of a reading, or None."""
-    match = _READING.fullmatch(text)
-    if not match or not is_billing_register(match[6]):
-        return None
-    try:
-        time = datetime.fromisoformat(match[1])
-    except ValueError:
-        return None
-    return time, match[2], int(match[3]) * 1_000_000 + int(match[4].ljust(6, "0")), match[5]
+def _mwh(kwh, part):
+    return int(kwh) * 1_000_000 + int(part.ljust(6, "0"))
 
 
 def plain_record(text):
     """The Plain of a record's text, None for any that is to go the long way."""
-    parts = text.split("|")
-    if len(parts) != 3 or parts[0] != "OCMF":
+    match = _RECORD.fullmatch(text)
+    if not match or text.count("|") != 2:
         return None
-    match, signature = _PAYLOAD.fullmatch(parts[1]), OURS.fullmatch(parts[2])
-    if not match or not signature or len(signature[1]) % 2 or not _is_user(match["user"]):
+    (signed, user, begin_at, begin_kwh, begin_part, register, end_at, tx, end_kwh, end_part,
+     session, billable, gap, signature) = match.group(*_WANTED)
+    if len(signature) % 2 or not _is_user(user) or not is_billing_register(register):
         return None
-    begin = end = _read(match["begin"])
-    if match["end"] is not None:
-        end = _read(match["end"])
-    if not begin or not end or begin[1] != "B":
+    try:
+        begin = end = datetime.fromisoformat(begin_at)
+        if tx:
+            end = datetime.fromisoformat(end_at)
+    except ValueError:
         return None
-    gap_mwh = int(match["zg"] or 0)
-    if end is not begin and (end[1] == "B" or end[0] < begin[0] or end[2] < begin[2]
-                             or end[3] != begin[3] or gap_mwh > end[2] - begin[2]):
-        return None
-    return Plain("begin" if end is begin else "complete", parts[1].encode(),
-                 bytes.fromhex(signature[1]), match["zs"], begin[0], begin[2],
-                 end[0], end[2], end[1] if end is not begin else "", gap_mwh,
-                 match["zb"] != "0")
+    begin_mwh = end_mwh = _mwh(begin_kwh, begin_part)
+    gap_mwh = int(gap or 0)
+    if tx:
+        end_mwh = _mwh(end_kwh, end_part)
+        if end < begin or gap_mwh > end_mwh - begin_mwh or end_mwh < begin_mwh:
+            return None
+    return Plain("complete" if tx else "begin", signed.encode(), bytes.fromhex(signature),
+                 session, begin, begin_mwh, end, end_mwh, tx or "", gap_mwh, billable != "0")
