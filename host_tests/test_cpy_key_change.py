@@ -171,9 +171,10 @@ def test_what_the_old_key_signed_is_acknowledged_when_it_comes_once_more(device,
 
     def take(*numbers):
         del told[:]
-        collector._take([(0, SimpleNamespace(
-            topic="evmeter/v1/d/log", payload=device.journal.payloads[seq - 1], mid=seq, qos=1))
-            for seq in numbers])
+        for seq in numbers:
+            collector._on_message(seq, "evmeter/v1/d/log", device.journal.payloads[seq - 1])
+        collector._take(collector._waiting)
+        collector._waiting.clear()
         return [json.loads(text) for text in told]
 
     try:
