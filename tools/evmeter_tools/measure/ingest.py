@@ -96,7 +96,9 @@ def _run(folder, name, records):
     with contextlib.ExitStack() as stack:
         port = 0
         if name in ("receive", "collect"):
-            broker = Broker(folder / "broker", kind="mosquitto").start()
+            # one that keeps no messages of the part before for a collector that comes back
+            broker = Broker(Path(stack.enter_context(tempfile.TemporaryDirectory(
+                prefix="broker-", dir=folder))), kind="mosquitto").start()
             stack.callback(broker.stop)
             os.sched_setaffinity(broker.pid, others)
             port = broker.port

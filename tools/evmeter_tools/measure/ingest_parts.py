@@ -144,7 +144,7 @@ def collect(folder, records, port):
     leader.stop()
     sound = [row.verdict for row in store.rows()].count("ok")
     store.close()
-    return {**count.seconds, "sound": sound}
+    return {**count.seconds, "sound": sound, "taken": made.stored}
 
 
 PARTS = {"receive": receive, "check": check, "insert": insert, "collect": collect}
