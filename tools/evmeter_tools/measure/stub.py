@@ -9,7 +9,7 @@ import sys
 _CONNECT, _PUBLISH, _SUBSCRIBE, _PING = 0x10, 0x30, 0x80, 0xC0
 _STATE = b"evmeter/v1/_host/state"
 _DURABLE = (b"/rec", b"/evt", b"/ivl", b"/log")
-_SEQ = b'"seq": '
+_SEQ = b'"seq":'
 
 
 def _message(topic, payload):
