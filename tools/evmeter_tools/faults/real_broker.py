@@ -31,6 +31,7 @@ _FROZEN_S = 0.4
 _SCALE = 10
 _MOST_GAP_MS = 5000
 _CONTROL_FRAMES = 1500
+_CONTROLS = 5  # whether a kill meets what was acknowledged and not passed on is up to chance
 _BREAKS = 150 + 40  # bytes of a publish of this length, and some of the next packet
 _AWAY_DAYS = 30
 
@@ -110,7 +111,10 @@ def killed(trials=FRAMES, kills=None, progress=None):
               progress)
         result.trials = trials
         tried = Result("control")
-        _kill(stand, "net-trust", _CONTROL_FRAMES, 2, tried, design="trusts")
+        for number in range(_CONTROLS):
+            _kill(stand, "net-trust-%d" % number, _CONTROL_FRAMES, 2, tried, design="trusts")
+            if tried.violations:
+                break
         result.controls["an uplink that trusts PUBACK"] = bool(tried.violations)
     return result
 

@@ -89,8 +89,9 @@ def register_mwh(value, unit):
 
 def _check_reading(raw):
     """Raise `RecordError` for a reading that lacks something or holds a value not defined."""
-    for name in raw.keys() - _READING_KEYS:
-        raise RecordError("unknown key %s" % name[:20])
+    for name in raw:
+        if name not in _READING_KEYS:
+            raise RecordError("unknown key %s" % name[:20])
     missing = [name for name in _NEEDED if name not in raw]
     # Only an exception may come without a register, and then without all three of these.
     if raw.get("TX") == "X" and missing[-3:] == list(_VALUE_KEYS):
