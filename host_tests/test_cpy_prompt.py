@@ -69,8 +69,6 @@ def test_closed_at_commissioning_and_opened_by_a_signed_command(tmp_path):
             bench.rig.tell(pilot="A")
             _until(lambda: watch.count("close") == 1)
             assert device.prompts == 0
-            _until(lambda: _types(device) or device.prompts)
-            _until(device.answers)
         finally:
             device.close()
 

@@ -62,6 +62,7 @@ class ConsoleDevice(HostDevice):
     def _spawn(self, script):
         command, env = [str(micropython())], None
         self._interruptible = False
+        self._told = b""
         self.said = b""
         if script:
             command, env = self.command(HOST_BOARD / "console_start.py")
@@ -93,7 +94,9 @@ class ConsoleDevice(HostDevice):
                         log.write(data)
                         log.flush()
                         self.said = (self.said + data)[-_KEPT:]
-                        self._interruptible |= _STARTED in data
+                        told = self._told + data  # the word may come in two pieces
+                        self._interruptible |= _STARTED in told
+                        self._told = told[1 - len(_STARTED):]
                 process = self._process
                 if process is None or process.poll() is None:
                     continue
