@@ -23,15 +23,7 @@ _MOST_MODULE = 12 * 1024  # bytes of bytecode; a module this large should be two
 _LINE = "nvs, data, nvs, 0x9000, 0x6000\n"
 _FILES = ["a.romfs", "boot.py", "file_slots.mpy", "main.py", "prompt.mpy", "rom_boot.mpy",
           "rom_file.mpy", "rom_slots.mpy"]
-# imports from the second of the two images that the partition has room for
-_FROM_SECOND = """\
-import sys, vfs
-from drivers.rom_slots import RomSlots, mount
-
-class Flash:
-    def ioctl(self, operation, argument):
-        return len(partition) // 4096
-
+_NVS = """\
 class Nvs:
     state = 0
     def get_i32(self, key):
@@ -40,6 +32,16 @@ class Nvs:
         self.state = value
     def commit(self):
         pass
+
+"""
+# imports from the second of the two images that the partition has room for
+_FROM_SECOND = _NVS + """\
+import sys, vfs
+from drivers.rom_slots import RomSlots, mount
+
+class Flash:
+    def ioctl(self, operation, argument):
+        return len(partition) // 4096
 
 with open(sys.argv[1], "rb") as file:
     partition = file.read()
@@ -59,18 +61,9 @@ from evmeter.system import legal
 print(legal.digest())
 """
 # boots twice from a chip's littlefs, with an update in between, as boot.py does it
-_FROM_FILES = """\
+_FROM_FILES = _NVS + """\
 import json, os, sys, vfs
 import host_flash
-
-class Nvs:
-    state = 0
-    def get_i32(self, key):
-        return self.state
-    def set_i32(self, key, value):
-        self.state = value
-    def commit(self):
-        pass
 
 class Esp32:
     class Partition:

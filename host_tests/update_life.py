@@ -112,6 +112,21 @@ class Life:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env=dict(os.environ, PYTHONPATH=str(ROOT / "tools")))
 
+    def leave_a_backlog(self):
+        """The backend goes away, and a car comes; the session is still open."""
+        self.bench.end_collector()
+        self.bench.rig.tell(pilot="C", load_w=10000)
+        time.sleep(3)
+
+    def update_from_the_backlog(self):
+        """The car leaves, another firmware is taken, and confirmed once the backend is back."""
+        self.bench.rig.tell(pilot="A")
+        time.sleep(5)
+        code, said = self.said(self.update("good", 5))
+        assert code == 0 and "counter 5, on trial" in said, said
+        self.bench.start_collector()
+        self.until(lambda: self.entries("update_confirmed"), 150)
+
     def said(self, process):
         self.until(lambda: process.poll() is not None, 400)
         return process.returncode, process.stdout.read().strip()

@@ -15,7 +15,17 @@ from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice, micropython
 from evmeter_tools.paths import ROOT
 
-_END_S = 10
+_END_S = 15
+
+
+def end(process):
+    """End a program as Ctrl-C does; by force where it takes longer than 15 s."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Bench:
@@ -131,12 +141,7 @@ class Bench:
 
     def end_collector(self):
         """The backend is away."""
-        self._collector.send_signal(signal.SIGINT)
-        try:
-            self._collector.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._collector.kill()
-            self._collector.wait()
+        end(self._collector)
 
     @property
     def broker(self):

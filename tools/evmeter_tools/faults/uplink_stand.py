@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from evmeter_tools.backend.broker import Broker
 from evmeter_tools.backend.command import key_id
 from evmeter_tools.backend.store import Store
+from evmeter_tools.bench.stand import end
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import micropython, micropython_path
 from evmeter_tools.paths import BUILD, ROOT
@@ -82,12 +83,7 @@ class Stand:
         """End it as an operator does."""
         if self._collector is None:
             return
-        self._collector.send_signal(signal.SIGINT)
-        try:
-            self._collector.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._collector.kill()
-            self._collector.wait()
+        end(self._collector)
         self._collector = None
 
     def freeze_collector(self, frozen):

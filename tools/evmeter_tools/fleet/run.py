@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from evmeter_tools.backend.credentials import COLLECTOR, Credentials
 from evmeter_tools.backend.sessions import balance, device_report
 from evmeter_tools.backend.store import Store, now_ms
 from evmeter_tools.backend.tables import gaps, keys, quarantine, records
+from evmeter_tools.bench.stand import end
 from evmeter_tools.errors import UserError
 from evmeter_tools.fleet.recorded import record
 from evmeter_tools.host_device import HostDevice, micropython
@@ -244,12 +244,7 @@ class Fleet:
         self._await(lambda: b"collecting" in log.read_bytes(), "the collector does not start")
 
     def _end_collector(self):
-        self._collector.send_signal(signal.SIGINT)
-        try:
-            self._collector.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._collector.kill()
-            self._collector.wait()
+        end(self._collector)
 
     def switch_on(self, number):
         """Start firmware process `number`, from 0."""

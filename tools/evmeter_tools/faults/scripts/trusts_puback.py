@@ -1,5 +1,7 @@
 """A wrong design that campaigns have to notice, on both interpreters."""
 
+from evmeter.uplink.publisher import packet_id
+
 
 def trust(uplink):
     """Let `uplink` (publisher.Uplink) let go of what the broker has acknowledged."""
@@ -8,7 +10,7 @@ def trust(uplink):
     def watch(packet):
         if packet[0] == 0x40:
             for entry in list(uplink._sent):
-                if entry[0] % 32767 + 1 == packet[2] << 8 | packet[3]:
+                if packet_id(entry[0]) == packet[2] << 8 | packet[3]:
                     uplink._sent.remove(entry)
                     uplink._journal.confirm(0, [entry[0]])
         take(packet)
