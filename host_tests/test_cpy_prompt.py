@@ -69,6 +69,8 @@ def test_closed_at_commissioning_and_opened_by_a_signed_command(tmp_path):
             bench.rig.tell(pilot="A")
             _until(lambda: watch.count("close") == 1)
             assert device.prompts == 0
+            _until(device.answers)
+            assert device.prompts
         finally:
             device.close()
 

@@ -3,6 +3,10 @@
 As MicroPython on an ESP32 does it: the byte that is Ctrl-C raises KeyboardInterrupt where one is
 set (here by SIGINT, which the unix port catches exactly then), any other one waits for a prompt;
 and where main.py ends by anything but a restart, the prompt comes: the unix port's own.
+
+A chip raises it at the next jump of the program. The unix port does so in its signal handler, in
+the middle of whatever it is doing (MICROPY_ASYNC_KBD_INTR): asyncio may be left in pieces by it
+and go on, or the process die, so that it may take a second one.
 """
 
 import contextlib
@@ -25,6 +29,9 @@ _KEPT = 65536
 _STARTED = b"console: started"
 _STEP_S = 0.05
 _END_S = 5
+_AGAIN_S = 1  # between two of them
+# no signal ends a chip
+_RESTARTS = (RESTART, -signal.SIGINT, -signal.SIGSEGV, -signal.SIGABRT)
 
 
 def _catches_sigint(pid):
@@ -48,7 +55,8 @@ class ConsoleDevice(HostDevice):
         os.set_blocking(self._master, False)
         self.said = b""
         self.prompts = self.restarts = 0
-        self._interruptible = False  # once; the unix port ends at a second one that comes early
+        self._interruptible = False
+        self._interrupted_s = 0
         self._ended = threading.Event()
         self._thread = None
 
@@ -100,7 +108,7 @@ class ConsoleDevice(HostDevice):
                 process = self._process
                 if process is None or process.poll() is None:
                     continue
-                if process.returncode in (RESTART, -signal.SIGINT):  # a signal ends no chip
+                if process.returncode in _RESTARTS:
                     self.restarts += 1
                     self._spawn(FIRMWARE / "main.py")
                 elif process.returncode >= 0:
@@ -111,8 +119,9 @@ class ConsoleDevice(HostDevice):
         """Send bytes to the console, as fast as they are taken; what does not fit is lost."""
         process = self._process
         if (CTRL_C in data and self._interruptible and process and process.poll() is None
+                and time.monotonic() - self._interrupted_s > _AGAIN_S
                 and _catches_sigint(process.pid)):
-            self._interruptible = False
+            self._interrupted_s = time.monotonic()
             process.send_signal(signal.SIGINT)
             data = data.replace(bytes((CTRL_C,)), b"")
         with contextlib.suppress(BlockingIOError):
