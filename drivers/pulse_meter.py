@@ -101,11 +101,12 @@ class EdgeRing(EdgeQualifier):
         tail = self._tail
         while tail != self._head:
             edge = self._edges[tail]
-            tail = self._tail = (tail + 1) & (_RING - 1)
             if edge < 0:
                 self.edge(0, ~edge)
             else:
                 self.edge(1, edge)
+            # now only: an edge that was not taken, for lack of memory, is there the next time
+            tail = self._tail = (tail + 1) & (_RING - 1)
         if self._lost:
             self.rejected += self._lost
             self._lost = 0
@@ -231,7 +232,6 @@ class PulseMeter:
         pulses = edges.value() - self._seen
         now_ms = self._mono_ms()
         if pulses:
-            self._seen += pulses
             self._add(pulses, now_ms - (edges.age_ms() if self._timed else 0))
         if self._timed:
             self.damaged = edges.rejected
@@ -245,7 +245,8 @@ class PulseMeter:
 
     def _add(self, pulses, at_ms):
         """Count pulses of which the newest came at `at_ms`."""
-        self.count += pulses
+        # nothing that may fail in between: what is seen is counted
+        self._seen, self.count = self._seen + pulses, self.count + pulses
         self._last_ms = at_ms
         if self._rtc:
             self._rtc(self._record(self._number))

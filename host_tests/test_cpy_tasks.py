@@ -1,19 +1,28 @@
 """A sample of the campaign memory-tasks, and its lives."""
 
+import pytest
+
 from evmeter_tools.faults import tasks
+from evmeter_tools.faults.injector import Injector
+
+SESSION = {"meter", "pilot", "session", "house", "books", "commands", "main"}
 
 
 def test_each_call_of_a_task_may_fail():
-    result = tasks.run(40)
+    result = tasks.run(60)
     assert result.texts == []
-    assert result.trials >= 40 and result.good and len(result.controls) == 1
-    assert result.counts["points"] > 500 and result.counts["tasks that died"] > 20
+    assert result.trials >= 60 and result.good and len(result.controls) == len(tasks.LIVES) == 3
+    assert result.counts["points"] > 1000 and result.counts["tasks that died"] > 30
 
 
-def test_a_life_is_the_same_each_time():
-    first, again = (tasks.Injector(learn=True) for _ in range(2))
-    worlds = [tasks.live(one) for one in (first, again)]
+@pytest.mark.parametrize(("kind", "names", "found"), [
+    (tasks.LIVES[0][0], (), SESSION),
+    (tasks.LIVES[1][0], tasks.TASKS, set(tasks.TASKS)),
+    (tasks.LIVES[2][0], (), {"meter", "pulses"}),
+], ids=("session", "network", "pulses"))
+def test_a_life_is_the_same_each_time(kind, names, found):
+    first, again = (Injector(learn=True, tasks=names) for _ in range(2))
+    lives = [kind(one).live() for one in (first, again)]
     assert first.points == again.points
-    assert worlds[0].truth.counts == worlds[1].truth.counts
-    assert {place[0] for place in first.points} == {
-        "meter", "pilot", "session", "house", "books", "commands", "main"}
+    assert lives[0].facts() == lives[1].facts()
+    assert {place[0] for place in first.points} == found

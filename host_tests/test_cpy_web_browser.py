@@ -207,6 +207,19 @@ def test_from_the_meter_to_the_screens(stage, capsys):
             stage.shot(page, name.partition("/")[0].replace("chargers", "charger"))
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
                 "%s is wider than the screen" % name)
+
+    # an outage that does not count is noted and taken back; a note is text, whatever it says
+    fleet.goto(stage.url + "/chargers/demo-0001")
+    fleet.fill("#exclude [name=from]", "2026-01-02T03:00")
+    fleet.fill("#exclude [name=to]", "2026-01-02T05:30")
+    fleet.select_option("#exclude [name=reason]", "utility")
+    fleet.fill("#exclude [name=note]", "<img src=x onerror=alert(1)>")
+    fleet.click("#exclude button")
+    noted = fleet.locator("#exclusions tr")
+    expect(noted).to_contain_text("utility")
+    expect(noted.locator("[title]")).to_have_attribute("title", "<img src=x onerror=alert(1)>")
+    noted.locator("button").click()
+    expect(noted).to_have_count(0)
     for page in (alarms, fleet):  # the one session is in the heat map
         page.goto(stage.url + "/insight")
         cells = page.locator("#report-starts .heat.h8")

@@ -41,12 +41,14 @@ def micropython_path(*more):
 
 
 class HostDevice:
-    """One device in the run folder `folder`; `interpreter` is "micropython" or "cpython"."""
+    """One device in the run folder `folder`; `interpreter` is "micropython" or "cpython". `nice`:
+    how far it stands back for other processes, 0 to 19."""
 
-    def __init__(self, folder, interpreter="micropython", heap=HEAP):
+    def __init__(self, folder, interpreter="micropython", heap=HEAP, nice=0):
         self.folder = Path(folder).resolve()
         self.interpreter = interpreter
         self._heap = heap
+        self._nice = nice
         self._process = None
         self._log = None
 
@@ -89,6 +91,8 @@ class HostDevice:
         """Switch the device on. Its output goes to device.log in the run folder."""
         self._log = (self.folder / "device.log").open("ab")
         command, env = self.command(FIRMWARE / "main.py")
+        if self._nice:
+            command = ["nice", "-n", str(self._nice), *command]
         self._process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
                                          stdout=self._log, stderr=subprocess.STDOUT)
 

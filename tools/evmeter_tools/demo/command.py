@@ -17,6 +17,7 @@ from evmeter_tools.bench.waveform import FRONT_ENDS
 from evmeter_tools.demo import run
 from evmeter_tools.errors import UserError
 from evmeter_tools.paths import BUILD
+from evmeter_tools.run_folder import empty
 
 _Folder = Annotated[Path | None, typer.Option("--dir", help="Run folder; emptied first")]
 
@@ -72,7 +73,7 @@ def bench_rig(
     for text in settings or ():
         setting(text)
         options += ["--set", text]
-    folder = run.empty(folder or BUILD / "bench-rig")
+    folder = empty(folder or BUILD / "bench-rig")
     with Bench(folder, "bench-0001", meter=meter, baud=baud, front_end=front_end,
                pulses=pulses, pulse_meter=pulse_meter, rig_options=options) as bench:
         for notice in bench.notices:

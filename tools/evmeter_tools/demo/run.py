@@ -1,21 +1,19 @@
 """`evmeter demo`: two charging sessions, one broken by a power cut, from pilot to receipt."""
 
-import shutil
 import time
-from pathlib import Path
 
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.bench.view import View
 from evmeter_tools.demo import report
 from evmeter_tools.errors import UserError
 from evmeter_tools.paths import BUILD
+from evmeter_tools.run_folder import empty
 
 DEVICE = "demo-0001"
 # Shorter than in the field (120 s, 60 s), so that nobody has to wait.
 FINISHED_AFTER_S = 5
 CHECKPOINT_S = 5
 _LOAD_W = 10200
-_MARKER = "run-folder.txt"
 _STEP_S = 30  # the longest that one step of the demo may take
 _CHARGE_S = 60
 _FIRST_MWH = 103_000  # just above the 100 register steps from which a session is billable
@@ -90,20 +88,6 @@ class Script:
         bench.rig.tell(pilot="A")
         self._until("the second session is complete", self._count("close", 2))
         self._until("the backend has confirmed everything", self._settled)
-
-
-def empty(folder):
-    """Make the run folder `folder` anew. Raises UserError where it holds something that this tool
-    did not put there."""
-    folder = Path(folder).resolve()
-    marker = folder / _MARKER
-    ours = marker.exists() or folder.is_relative_to(BUILD)
-    if folder.exists() and any(folder.iterdir()) and not ours:
-        raise UserError("%s holds something else; give an empty folder by --dir" % folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    marker.write_text("Made by evmeter; emptied at its next start.\n")
-    return folder
 
 
 def demo(folder=None):

@@ -184,7 +184,7 @@ CAMPAIGNS = {
     "power-cut-vfs-ring": Campaign(_in_micropython("cut", True), 111, 111),
     "memory-journal": Campaign(_in_micropython("heap", False), 1400, 180),
     "memory-journal-ring": Campaign(_in_micropython("heap", True), 1000, 130),
-    "memory-tasks": Campaign(_tasks, 6000, 60),
+    "memory-tasks": Campaign(_tasks, 10000, 90),
     "session-pilot": Campaign(_session_pilot, 100000, 4000),
     "session-sequences": Campaign(_session_sequences, 2500, 60),
     "session-years": Campaign(_session_years, 36500, 500),

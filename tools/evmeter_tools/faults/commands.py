@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from evmeter_tools.errors import UserError
+from evmeter_tools.faults import fakes
 from evmeter_tools.faults.result import Result
 from evmeter_tools.host_device import micropython, micropython_path
 from evmeter_tools.paths import ROOT
 
 _SCRIPTS = Path(__file__).resolve().parent / "scripts"
-_TESTS = ROOT / "host_tests"
 _HEAP = "1m"
 _LIMIT_S = 900
 _CONTROL_EVERY = 61
@@ -23,9 +23,9 @@ _CONTROL_EVERY = 61
 
 def _attacks():
     """The attacks, in this process."""
-    for folder in (_TESTS, _SCRIPTS):
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
+    fakes.reach()
+    if str(_SCRIPTS) not in sys.path:
+        sys.path.append(str(_SCRIPTS))
     return importlib.import_module("commands")
 
 
@@ -35,8 +35,8 @@ def _in_micropython(every):
         raise UserError("no MicroPython in build/bin; run 'make setup'")
     done = subprocess.run(
         [str(program), "-X", "heapsize=" + _HEAP, str(_SCRIPTS / "commands.py"), str(every)],
-        env=dict(os.environ, MICROPYPATH=micropython_path(_TESTS)), cwd=ROOT, capture_output=True,
-        text=True, check=False, timeout=_LIMIT_S)
+        env=dict(os.environ, MICROPYPATH=micropython_path(fakes.TESTS)), cwd=ROOT,
+        capture_output=True, text=True, check=False, timeout=_LIMIT_S)
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         raise UserError("commands.py: %s" % (done.stderr or done.stdout).strip()[-200:])

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from evmeter_tools.demo.run import empty
 from evmeter_tools.fleet.run import Fleet
 from evmeter_tools.paths import BUILD
+from evmeter_tools.run_folder import empty
 
 _TELL_S = 5
 _LOOK_S = 0.25
 _DEVICES_A_S = 100  # so many that replay begin in a second
+_SWITCHED_ON_S = 2  # from one firmware process to the next
 
 
 def _progress(fleet, begun):
@@ -33,10 +34,11 @@ def _drive(fleet, spread_s, seconds, quiet):
     """Run until everything is acknowledged or the time is over; returns whether it was in time."""
     begun = told = time.monotonic()
     on, plugged = 0, set()
+    every_s = max(spread_s / max(1, len(fleet.names)), _SWITCHED_ON_S)
     while True:
         now = time.monotonic()
         fleet.check()
-        while on < len(fleet.names) and now - begun >= on * spread_s / len(fleet.names):
+        while on < len(fleet.names) and now - begun >= on * every_s:
             fleet.switch_on(on)
             on += 1
         for name in fleet.names:
@@ -119,8 +121,9 @@ def fleet(
     and vehicles, and devices that replay signed sessions; then what the database has of them.
 
     The devices that replay share eight connections, which the access rules of this broker permit;
-    each has its own key and obeys its own acknowledgements. A firmware process takes a tenth of a
-    core: where there are more than the machine has room for, they run slower than a device would.
+    each has its own key and obeys its own acknowledgements. A firmware process takes about a
+    fiftieth of a core; all of them stand back for the backend, and where there are more than the
+    machine has room for, they run slower than a device would.
     Exit code 1 where a record is missing, doubled, altered or not acknowledged.
 
     Example: evmeter fleet -n 2 --devices 50 --charge 5

@@ -21,6 +21,8 @@ from evmeter_tools.bench.vehicle import Vehicle
 
 _WINDOW_S = 1  # the pilot's windows differ by their noise alone; an edge is written at once
 _TELL_S = 1
+_ASKS_S = 5  # from the plug, and again before it is pulled
+_LEFT_S = 20  # until the next vehicle
 _POWERS_W = (3680, 7360, 11000)
 
 
@@ -52,14 +54,14 @@ class Station:
         while self.begun < sessions and not self._over.is_set():
             self.begun += 1
             self._rig.obey({"pilot": "B"})
-            await self._wait(3)
+            await self._wait(_ASKS_S)
             self._rig.obey({"pilot": "C"})
             await self._wait(charge_s * self._choose.uniform(0.7, 1.3))
             self._rig.obey({"pilot": "B"})
-            await self._wait(3)
+            await self._wait(_ASKS_S)
             self._rig.obey({"pilot": "A"})
             self.ended += 1
-            await self._wait(5)
+            await self._wait(_LEFT_S)
 
     def unplug(self):
         """No more vehicles; one that is there leaves."""
