@@ -115,7 +115,10 @@ def concurrency(chosen, zone, from_ms, to_ms, places):
     quarter = at_ms // _QUARTER_MS
     first_quarter, number_of = int(quarter[0]), int(quarter[-1] - quarter[0]) + 1
     highest = np.zeros(number_of, np.int64)
-    np.maximum.at(highest, quarter[lasts_ms > 0] - first_quarter, count[lasts_ms > 0])
+    lasting, counts = quarter[:-1] - first_quarter, count[:-1]  # the last instant lasts no more
+    if len(lasting):
+        first_of = np.flatnonzero(np.append(True, lasting[1:] != lasting[:-1]))
+        highest[lasting[first_of]] = np.maximum.reduceat(counts, first_of)
     edges_ms = (first_quarter + np.arange(1, number_of)) * _QUARTER_MS
     into = count[np.searchsorted(at_ms, edges_ms, "right") - 1]
     highest[1:] = np.maximum(highest[1:], np.where(edges_ms < at_ms[-1], into, 0))
