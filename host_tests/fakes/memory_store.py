@@ -65,7 +65,7 @@ class MemoryStore:
         if self._full or len(self.data[self.segments[-1]]) + length > self._segment_bytes:
             if len(self.segments) >= self.capacity:
                 raise StoreError("full")
-            self.data[seq] = b""
+            self.data[seq] = bytearray()
             self.segments.append(seq)
             self._full = False
         self.data[self.segments[-1]] += bytes(memoryview(frame)[:length])

@@ -16,7 +16,7 @@ from evmeter.system.supervisor import Supervisor
 from evmeter_tools.faults.injector import Watched
 from evmeter_tools.faults.line import Time
 from evmeter_tools.faults.session import _silence
-from evmeter_tools.faults.world import Nvs, Power
+from evmeter_tools.faults.world import MemoryNvs, Power
 
 _IMP_PER_KWH = 1000
 _PERIOD_MS = 1000
@@ -26,14 +26,6 @@ _IDLE_MS = 120000  # everything is committed after that
 _FRESH_MS = 15000
 # (pulses, ms closed, ms open) of what comes one after the other
 _TRAIN = ((40, 30, 60), (3, 40, 3000), (60, 30, 30), (1, 500, 20000), (30, 32, 400))
-
-
-class _Turn:
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *_):
-        return False
 
 
 class PulseStation:
@@ -49,7 +41,7 @@ class PulseStation:
         self.given = 0  # pulses
         self.gaps = 0
         self._level = 1
-        self._nvs = Nvs(Power())
+        self._nvs = MemoryNvs(Power())
         self._rtc = b""
         self.meter = self.poll = self._ring = None
 

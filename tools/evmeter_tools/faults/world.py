@@ -19,7 +19,12 @@ from evmeter.monitoring.alarms import Alarms
 from evmeter.session import recovery
 from evmeter.session.keeper import SessionKeeper
 from evmeter.system.clock import Clock
+from evmeter_tools.faults import fakes
 from evmeter_tools.faults.line import Time
+
+fakes.reach()
+
+from fakes.memory_store import MemoryNvs, MemoryStore, Power, PowerCut  # noqa: E402
 
 A = (12000, 12000, False)
 B = (9000, -12000, True)
@@ -48,125 +53,30 @@ TARIFF = {"currency": "EUR", "zone": "UTC0", "windows": [
     {"name": "night", "from": "22:00", "to": "06:00", "centiminor_per_kwh": 2000}]}
 
 
-class PowerCut(Exception):
-    """The power went at this operation."""
-
-
-class Power:
-    """Counts the operations of both stores down; after `left` of them the power is gone."""
-
-    def __init__(self):
-        self.left = None
-
-    def use(self):
-        """One operation that the power must last for."""
-        if self.left is not None:
-            if self.left == 0:
-                raise PowerCut()
-            self.left -= 1
-
-
-class Store:
-    """Ledger/segments.py's interface in memory: an operation happens whole or not at all."""
-
-    unit = 1
-    tears = False
+class Store(MemoryStore):
+    """A MemoryStore, whose operations happen whole or not at all; `wrong` tells what no ledger may
+    do to it."""
 
     def __init__(self, power, capacity, segment_bytes=4096):
-        self._power = power
-        self._segment_bytes = segment_bytes
-        self._full = True
-        self.data = {}
-        self.small = {}
-        self.capacity = capacity
-        self.segments = []
-        self.damaged = 0
+        super().__init__(power, capacity, segment_bytes)
         self.wrong = []
-
-    def open(self):
-        """As SegmentStore."""
-        self.segments = sorted(self.data)
-        self._full = not self.segments
-
-    def start_segment(self):
-        """As SegmentStore."""
-        self._full = True
 
     def set_aside(self, first):
         """As SegmentStore; nothing is ever torn here."""
         self.wrong.append("segment %d set aside" % first)
-        self.segments.remove(first)
+        super().set_aside(first)
 
     def append(self, seq, frame, length):
         """As SegmentStore."""
-        self._power.use()
-        if self._full or len(self.data[self.segments[-1]]) + length > self._segment_bytes:
-            if len(self.segments) >= self.capacity:
-                raise StoreError("full")
-            if seq in self.data:
-                self.wrong.append("number %d was given out again" % seq)
-            self.data[seq] = bytearray()
-            self.segments.append(seq)
-            self._full = False
-        self.data[self.segments[-1]] += memoryview(frame)[:length]
-
-    def read(self, first, offset, buffer, length):
-        """As SegmentStore."""
-        piece = self.data[first][offset:offset + length]
-        buffer[:len(piece)] = piece
-        return len(piece)
-
-    def drop(self, first):
-        """As SegmentStore."""
-        self._power.use()
-        self.segments.remove(first)
-        del self.data[first]
-
-    def read_small(self, name):
-        """As SegmentStore."""
-        return self.small.get(name)
+        if seq in self.data:
+            self.wrong.append("number %d was given out again" % seq)
+        super().append(seq, frame, length)
 
     def write_small(self, name, body):
         """As SegmentStore, which takes at most 100 bytes with its checksum."""
-        self._power.use()
         if len(body) + 4 > 100:
             raise StoreError("%s: %d bytes" % (name, len(body)))
-        self.small[name] = bytes(body)
-
-
-class Nvs:
-    """esp32.NVS in memory: set and commit are one durable step."""
-
-    def __init__(self, power):
-        self._power = power
-        self._values = {}
-
-    def get_blob(self, key, buffer):
-        """As esp32.NVS."""
-        if key not in self._values:
-            raise OSError(0x1102)
-        value = self._values[key]
-        buffer[:len(value)] = value
-        return len(value)
-
-    def set_blob(self, key, value):
-        """As esp32.NVS."""
-        self._power.use()
-        self._values[key] = bytes(value)
-
-    def get_i32(self, key):
-        """As esp32.NVS."""
-        if key not in self._values:
-            raise OSError(0x1102)
-        return self._values[key]
-
-    def set_i32(self, key, value):
-        """As esp32.NVS."""
-        self._power.use()
-        self._values[key] = value
-
-    def commit(self):
-        """As esp32.NVS."""
+        super().write_small(name, body)
 
 
 class Board:
@@ -175,7 +85,7 @@ class Board:
     def __init__(self, capacity):
         self.power = Power()
         self.store = Store(self.power, capacity)
-        self.nvs = Nvs(self.power)
+        self.nvs = MemoryNvs(self.power)
         self.reset_cause = "power-on"
         self.permitted = True
         self._ram = b""
