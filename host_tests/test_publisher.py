@@ -59,6 +59,29 @@ def test_the_backlog_pauses_while_the_backend_is_off_line():
     assert [number for number, _, _ in bench.durable()] == [1, 2, 3]
 
 
+def test_the_backends_state_is_asked_for_again_while_it_is_off_line():
+    bench = UplinkBench()
+    broker = bench.broker
+    asked = []
+
+    def ask():
+        asked.append(broker.subscribed.count(b"evmeter/v1/_host/state"))
+
+    bench.play(
+        ask,
+        lambda: broker.say(b"evmeter/v1/_host/state", b"[" * 3000),  # as if memory were short
+        lambda: bench.clock.advance(299000),
+        ask,
+        lambda: bench.clock.advance(2000),
+        ask,
+        lambda: broker.host(True),
+        lambda: bench.clock.advance(301000),
+        ask,
+    )
+    assert asked == [1, 1, 2, 2]
+    assert bench.uplink.acks_refused == 1 and bench.durable()
+
+
 def test_a_damaged_frame_does_not_stop_the_others():
     bench = UplinkBench()
     bench.journal.unreadable.add(2)

@@ -255,6 +255,8 @@ class Uplink:
         """Send the live messages that are due."""
         if self._status_due or self._passed(self._status_ms, _STATUS_MS):
             await self._send_status()
+            if not self.backend_online:  # its word may have come when there was no memory for it
+                await self._subscribe(_HOST)
         while self._answers:
             first = self._answers[0]
             await self._live(*first)

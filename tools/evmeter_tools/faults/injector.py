@@ -12,6 +12,11 @@ _OWN = (str(FIRMWARE), str(ROOT / "drivers"))
 _FIRST = 8  # a frame that begins is at one of its first instructions; else it goes on
 _FREE = ("__aexit__", "release")  # they take no memory, and nothing else stands in for them
 _AFTER = (1, 2, 3, 5, 8, 13, 21, 34)  # calls after the first failure: the second one
+_HIT = "%s in %s, %s; "  # what is called, task, place
+
+
+def _is_own(name):
+    return name.startswith(("evmeter.", "drivers.")) or name in ("evmeter", "drivers")
 
 
 def _own(code):
@@ -56,7 +61,7 @@ class Injector:
             point = (self.task, _place(caller), name, leaves)
             self.points.setdefault(point, []).append(self.count)
         elif self.count == self._at:
-            self.hit += "%s in %s, %s; " % (name, self.task, _place(caller))
+            self.hit += _HIT % (name, self.task, _place(caller))
             self._at, self._after = self._at + self._after, 0
             self.armed = self._at > self.count
             raise self.error(5)
@@ -83,14 +88,36 @@ class Watched:
             sys.setprofile(None)
 
 
+class Loaded:
+    """The firmware's modules as they were loaded at first: what is loaded in a life, or forgotten,
+    makes calls of its own, and each life has to make the same."""
+
+    def __init__(self):
+        self._modules = {name: module for name, module in sys.modules.items() if _is_own(name)}
+
+    def restore(self):
+        """Load and forget until it is so again."""
+        for name in [name for name in sys.modules if _is_own(name)]:
+            if name not in self._modules:
+                del sys.modules[name]
+                parent, _, own = name.rpartition(".")
+                vars(self._modules[parent]).pop(own, None)
+        for name, module in self._modules.items():
+            sys.modules[name] = module
+            parent, _, own = name.rpartition(".")
+            if parent:
+                setattr(self._modules[parent], own, module)
+
+
 def plan(points):
-    """[(number of the call, error, calls until the next failure)] of every life: each point at its
-    first, middle and last turn."""
+    """[(where, number of the call, error, calls until the next failure)] of every life: each point
+    at its first, middle and last turn; `where` is how `hit` must begin."""
     found = []
     for index, (point, numbers) in enumerate(sorted(points.items())):
+        where = _HIT % (point[2], point[0], point[1])
         for number in sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]}):
-            found += [(number, MemoryError, 0), (number, RuntimeError, 0)]
+            found += [(where, number, MemoryError, 0), (where, number, RuntimeError, 0)]
             if point[3]:
-                found.append((number, OSError, 0))
-        found.append((numbers[0], MemoryError, _AFTER[index % len(_AFTER)]))
+                found.append((where, number, OSError, 0))
+        found.append((where, numbers[0], MemoryError, _AFTER[index % len(_AFTER)]))
     return found

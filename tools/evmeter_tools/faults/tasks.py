@@ -16,7 +16,7 @@ A wrong design: a supervisor that starts no task again, in each of the three.
 from unittest.mock import patch
 
 from evmeter.system.supervisor import Supervisor
-from evmeter_tools.faults.injector import Injector, plan
+from evmeter_tools.faults.injector import Injector, Loaded, plan
 from evmeter_tools.faults.result import Result
 from evmeter_tools.faults.tasks_network import TASKS, Connected
 from evmeter_tools.faults.tasks_pulses import PulseStation
@@ -42,17 +42,24 @@ class _Stage:
 
     def __init__(self, kind, tasks):
         self._kind, self._tasks = kind, tasks
+        self._loaded = Loaded()
+        self._live(Injector(tasks=tasks))  # Python loads modules of its own in the first one
         learning = Injector(learn=True, tasks=tasks)
-        life = kind(learning).live()
+        life = self._live(learning)
         self.wrong = life.judge(None)
         self._least = life.facts()
         self.points = len(learning.points)
         self.plan = plan(learning.points)
 
+    def _live(self, injector):
+        self._loaded.restore()
+        return self._kind(injector).live()
+
     def once(self, one, result):
         """Live with one failure."""
-        injector = Injector(*one, tasks=self._tasks)
-        life = self._kind(injector).live()
+        where, *how = one
+        injector = Injector(*how, tasks=self._tasks)
+        life = self._live(injector)
         result.trials += 1
         wrong = life.judge(self._least)
         result.counts["tasks that died"] += bool(life.deaths)
@@ -60,8 +67,11 @@ class _Stage:
         if life.bites:
             result.counts["resets by the watchdog"] += 1
             wrong.insert(0, "the watchdog had to end it: %s" % life.bites)
+        if not injector.hit.startswith(where):
+            wrong.insert(0, "it was to be: %s" % where)
         if wrong:
-            result.wrong("%s%s: %s" % (injector.hit, one[1].__name__, "; ".join(wrong[:3])))
+            result.wrong("%s%s: %s" % (injector.hit, injector.error.__name__,
+                                       "; ".join(wrong[:3])))
 
     def control(self, trials):
         """Whether a supervisor that starts no task again is noticed."""

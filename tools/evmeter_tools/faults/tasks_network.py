@@ -183,10 +183,14 @@ class Connected(Charger):
         self.injector.armed = False
         for _ in range(_MOST_SETTLES):
             self.pass_ms(_SETTLE_MS)
-            if self.last and site.answered(self.last):
+            if site.answered(self.last) and self._delivered():
                 break
             self.last = site.command("identify")
         self.pass_ms(_SETTLE_MS)
+
+    def _delivered(self):
+        journal = self.device.journal
+        return journal.cursor == journal.next_seq - 1
 
     def judge(self, least):
         """As Charger."""
