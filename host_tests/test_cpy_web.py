@@ -18,19 +18,31 @@ from evmeter_tools.verify.read import find_all
 from evmeter_tools.web import access, driver, fleet
 from evmeter_tools.web.feed import Feed, stream
 from evmeter_tools.web.server import Server
+from fakes.postgres import Postgres
 from fakes.web import PASSWORD, FakeWeb
 
 
+@pytest.fixture(scope="module", params=("SQLite", "PostgreSQL"))
+def new_database(request):
+    """Gives a database's URL, or None for SQLite in the test's folder."""
+    if request.param == "SQLite":
+        yield lambda: None
+        return
+    server = Postgres()
+    yield server.another
+    server.stop()
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    web = FakeWeb(tmp_path_factory.mktemp("web"))
+def made(new_database, tmp_path_factory):
+    web = FakeWeb(tmp_path_factory.mktemp("web"), new_database())
     yield web
     web.close()
 
 
 @pytest.fixture
-def web(tmp_path):
-    made = FakeWeb(tmp_path)
+def web(new_database, tmp_path):
+    made = FakeWeb(tmp_path, new_database())
     yield made
     made.close()
 

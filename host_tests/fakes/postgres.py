@@ -4,6 +4,7 @@ It refuses to run as root. As root it runs in a user namespace where it has anot
 a container that allows none, under the number of nobody.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -12,7 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from evmeter_tools.backend.broker import free_port
+import pg8000.dbapi
+
+from evmeter_tools.backend.broker import HOST, free_port
 from evmeter_tools.paths import BUILD
 
 _NOBODY = "65534"
@@ -42,6 +45,7 @@ class Postgres:
         self.port = free_port()
         self.url = "postgresql://evmeter@127.0.0.1:%d/postgres" % self.port
         self._process = None
+        self._count = 0
         self._run("initdb", "-D", str(self._data), "-U", "evmeter", "-A", "trust", "--no-sync",
                   "-E", "UTF8", "--locale=C")
         self._start()
@@ -71,6 +75,16 @@ class Postgres:
     def _answers(self):
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def another(self):
+        """The URL of a new, empty database."""
+        self._count += 1
+        name = "db%d" % self._count
+        with contextlib.closing(pg8000.dbapi.connect(
+                "evmeter", HOST, port=self.port, database="postgres")) as connection:
+            connection.autocommit = True
+            connection.cursor().execute("CREATE DATABASE " + name)
+        return "postgresql://evmeter@%s:%d/%s" % (HOST, self.port, name)
 
     def stop(self):
         """End it and take its files away."""

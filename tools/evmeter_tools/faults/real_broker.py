@@ -224,7 +224,7 @@ def outage(trials=SESSIONS, progress=None, days=_AWAY_DAYS):
             result.counts["connections lost"] = figures["reconnects"]
             result.counts["frames a second"] = figures["frames"] * 1000 // max(1, figures["ms"])
         stand.stop_collector()  # it still works up what it has
-        with sqlite3.connect(stand.database, timeout=30) as database:  # a session that did not get there
+        with sqlite3.connect(stand.database, timeout=30) as database:  # a session is not there
             database.execute("delete from record where seq = ?", (len(backlog.hashes) // 2,))
         database.close()
         tried = Result("control")

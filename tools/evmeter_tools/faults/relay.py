@@ -89,6 +89,7 @@ class Relay(Way):
         self.struck = {}  # kind -> how often
         self._passing = self._faults[0][2] if faults else 0
         self._kept = []  # connections that are left open, half dead
+        self._tasks = set()  # of connections: asyncio holds none that waits for nothing
 
     @property
     def left(self):
@@ -112,8 +113,13 @@ class Relay(Way):
         return kind, number
 
     async def _serve(self, reader, writer):
-        with contextlib.suppress(asyncio.CancelledError):  # at the end
-            await self._connection(reader, writer)
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):  # at the end
+                await self._connection(reader, writer)
+        finally:
+            self._tasks.discard(task)
 
     async def _connection(self, reader, writer):
         kind, _ = self._strikes(NEW)
@@ -137,6 +143,7 @@ class _Way:
         self._pubacks = {}  # packet id -> what happens to its PUBACK
         self._silent = False
         self._broker = None
+        self._over = asyncio.Event()
         _no_delay(writer)
 
     async def run(self, broker_port):
@@ -150,6 +157,7 @@ class _Way:
                              self._pass(self._broker[0], self._down))
 
     def reset(self):
+        self._over.set()
         for end in (self._device, self._broker):
             if end:
                 _reset(end[1])
@@ -160,7 +168,8 @@ class _Way:
             while data := await reader.read(65536):
                 for packet, at in packets.feed(data):
                     if not take(packet, at):
-                        await asyncio.Event().wait()  # nothing is read any more, nothing closed
+                        await self._over.wait()  # nothing is read any more, nothing closed
+                        return
         self.reset()
 
     def _break(self, end, packet, number):

@@ -88,8 +88,9 @@ def listing(store, site="", state="", query="", limit=100, offset=0):
         rows = connection.execute(sql.select(*columns).select_from(source).where(
             columns[0].in_(page))).all()
         rows.sort(key=lambda row: page.index(row.device))
-        found = connection.execute(sql.select(shown.label("state"), sql.func.count()).select_from(
-            source).where(*narrowed).group_by(shown)).all()
+        every = sql.select(shown.label("state")).select_from(source).where(*narrowed).subquery()
+        found = connection.execute(sql.select(every.c.state, sql.func.count()).group_by(
+            every.c.state)).all()
         opened = connection.execute(sql.select(
             sql.func.count(), sql.func.count(alarms.c.acked_at)).where(
                 alarms.c.cleared_at.is_(None))).one()
