@@ -7,7 +7,6 @@ a container that allows none, under the number of nobody.
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -43,7 +42,7 @@ class Postgres:
         self._data.mkdir(mode=0o700)
         self._user = _as_user(self._data)
         self.port = free_port()
-        self.url = "postgresql://evmeter@127.0.0.1:%d/postgres" % self.port
+        self.url = "postgresql://evmeter@%s:%d/postgres" % (HOST, self.port)
         self._process = None
         self._count = 0
         self._run("initdb", "-D", str(self._data), "-U", "evmeter", "-A", "trust", "--no-sync",
@@ -72,16 +71,22 @@ class Postgres:
                 raise RuntimeError((self.folder / "log").read_text())
             time.sleep(0.05)
 
+    def _connect(self):
+        return contextlib.closing(pg8000.dbapi.connect(
+            "evmeter", HOST, port=self.port, database="postgres"))
+
     def _answers(self):
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        try:  # it listens before it is ready
+            with self._connect():
+                return True
+        except pg8000.dbapi.Error:
+            return False
 
     def another(self):
         """The URL of a new, empty database."""
         self._count += 1
         name = "db%d" % self._count
-        with contextlib.closing(pg8000.dbapi.connect(
-                "evmeter", HOST, port=self.port, database="postgres")) as connection:
+        with self._connect() as connection:
             connection.autocommit = True
             connection.cursor().execute("CREATE DATABASE " + name)
         return "postgresql://evmeter@%s:%d/%s" % (HOST, self.port, name)
