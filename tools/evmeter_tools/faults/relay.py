@@ -182,7 +182,7 @@ class _Way:
         """Take a packet of the device; False where the connection is as good as dead."""
         if self._silent:
             return True
-        write = self._broker[1].write
+        write = _write(self._broker[1])
         topic, pid = _topic(packet, at) if packet[0] & 0xF0 == _PUBLISH else (b"", b"")
         if not topic.endswith(_DURABLE):
             write(packet)
@@ -211,7 +211,7 @@ class _Way:
         """Take a packet of the broker, likewise."""
         if self._silent:
             return True
-        write = self._device[1].write
+        write = _write(self._device[1])
         if packet[0] == _PUBACK:
             kind = self._pubacks.pop(packet[2:4], None)
             if kind == "puback late":
@@ -246,6 +246,15 @@ async def _swallow(reader):
     with contextlib.suppress(OSError):
         while await reader.read(65536):
             pass
+
+
+def _write(writer):
+    """What writes to it for as long as it is open."""
+    def write(data):
+        if not writer.is_closing():
+            writer.write(data)
+
+    return write
 
 
 def _no_delay(writer):
