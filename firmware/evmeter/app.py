@@ -100,9 +100,10 @@ class App:
 
         settings = self.config
         self.operations = Operations(self)
-        self._commands = Commands(settings["id"], settings["operator"], self.clock, self.board.nvs,
-                                  self.poll.bus_idle, self.operations, self.uplink.answer)
-        self.supervisor.start("commands", self._commands.run)
+        commands = Commands(settings["id"], settings["operator"], self.clock, self.board.nvs,
+                            self.poll.bus_idle, self.operations, self.uplink.answer)
+        self.supervisor.start("commands", commands.run)
+        self._commands = commands  # not before it runs: else nothing would ever start it
 
     def command(self, payload, wish=False):
         if self._commands is None:

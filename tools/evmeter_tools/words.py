@@ -13,6 +13,12 @@ def clean(text):
     )
 
 
+def is_plain(value, longest):
+    """Whether it is a text of at most `longest` that can be stored and shown anywhere."""
+    return (isinstance(value, str) and len(value) <= longest and value.isascii()
+            and (value.isprintable() or not value))
+
+
 def kwh(mwh):
     """Return an energy in mWh as kWh, six decimals, trailing zeros beyond the third left out."""
     sign = "-" if mwh < 0 else ""

@@ -234,6 +234,9 @@ class Leader:
             except SQLAlchemyError as error:
                 log.error("reports: %s", str(error).splitlines()[0])
                 self._stopping.wait(_TRY_S)
+            except Exception:
+                log.exception("the reports go on")
+                self._stopping.wait(_TRY_S)
 
     # -- live messages --
 

@@ -9,11 +9,11 @@ import re
 import sqlalchemy as sql
 
 from evmeter_tools.backend import notices
-from evmeter_tools.backend.messages import is_plain
 from evmeter_tools.backend.supply import Supply
 from evmeter_tools.backend.tables import commands, live, samples, spans, states
 from evmeter_tools.insight.uptime import DOWN
 from evmeter_tools.insight.workup import renew_downs
+from evmeter_tools.words import is_plain
 
 OFFLINE = "offline"
 UNKNOWN = "unknown"

@@ -9,7 +9,7 @@ from evmeter_tools.verify.audit import check_entry
 from evmeter_tools.verify.check import check_record
 from evmeter_tools.verify.parse import KEY_CHANGE, RecordError, check_der, parse_key
 from evmeter_tools.verify.plain import plain_record
-from evmeter_tools.words import clean
+from evmeter_tools.words import clean, is_plain
 
 STREAMS = ("rec", "evt", "ivl", "log")
 MAX_BYTES = 8192
@@ -64,12 +64,6 @@ def _text(message, name, longest):
         raise MessageError("%s must be a text of at most %d characters (printable ASCII)"
                            % (name, longest))
     return value
-
-
-def is_plain(value, longest):
-    """Whether it can be stored and shown anywhere."""
-    return (isinstance(value, str) and len(value) <= longest and value.isascii()
-            and (value.isprintable() or not value))
 
 
 def read(device, stream, payload, trusted):

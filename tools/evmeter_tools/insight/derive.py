@@ -16,6 +16,9 @@ from evmeter_tools.verify.audit import check_entry
 from evmeter_tools.verify.check import check_record
 from evmeter_tools.verify.parse import parse_key
 from evmeter_tools.verify.sessions import check_session
+from evmeter_tools.words import is_plain
+
+MOST = 2**50  # mWh, mW, ms: no device has more
 
 
 def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_ms=None,
@@ -53,10 +56,15 @@ def read_message(row):
     return message if isinstance(message, dict) else {}
 
 
+def is_whole(value):
+    """Whether it is a whole number that a device can mean: sums of many still fit a column."""
+    return type(value) is int and -MOST <= value <= MOST
+
+
 def whole(message, name, default=None):
-    """A field that must be a whole number; `default` where it is none."""
+    """A field that must be such a whole number; `default` where it is none."""
     value = message.get(name)
-    return value if type(value) is int else default
+    return value if is_whole(value) else default
 
 
 def _stamp(reading, at):
@@ -120,7 +128,7 @@ def _bill(session, records, verdict):
         why.append("not ended yet")
     if complete and session.ok:
         gap_mwh = complete.get("ZG")
-        session.gap_mwh = gap_mwh if type(gap_mwh) is int else 0
+        session.gap_mwh = gap_mwh if is_whole(gap_mwh) else 0
         if complete.get("ZB") == 0:
             why.append("marked not billable by the device")
         if "ZW" in complete.payload:
@@ -133,8 +141,8 @@ def _tell(session, messages):
     """Take what the events tell of tariff, duration and faults."""
     for message in messages:
         name = message.get("ev")
-        if name in ("open", "close", "tariff") and isinstance(message.get("cur"), str):
-            session.currency = message["cur"][:3]
+        if name in ("open", "close", "tariff") and is_plain(message.get("cur"), 3):
+            session.currency = message["cur"]
             session.tariff_code = whole(message, "tc", session.tariff_code)
         if name == FAULT:
             session.faults += 1
@@ -144,7 +152,7 @@ def _tell(session, messages):
             session.cost_info = whole(message, "cost")
             by = message.get("by")
             session.by_tariff = {name: mwh for name, mwh in by.items()
-                                 if type(mwh) is int} if isinstance(by, dict) else {}
+                                 if is_whole(mwh)} if isinstance(by, dict) else {}
 
 
 def _phases(session, events, times, alive_ms, until_ms):

@@ -8,16 +8,22 @@ from evmeter_tools.backend.sessions import corrected_times
 from evmeter_tools.backend.supply import read as read_supply
 from evmeter_tools.backend.tables import exclusions, spans
 from evmeter_tools.insight import uptime
-from evmeter_tools.insight.derive import charging_session, read_message, text_of, whole
+from evmeter_tools.insight.derive import (
+    MOST,
+    charging_session,
+    read_message,
+    text_of,
+    whole,
+)
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
+from evmeter_tools.words import is_plain
 
 REFUSED = "SESSION_REFUSED"
 _MOST_ONSETS = 1000  # that one event can tell of
 LAST_S = 2**32  # the contract's times are before
 _LONGEST_S = 7 * 86400  # an interval, joined ones too
 _QUARTER_S = 900
-_MOST = 2**50  # mWh or mW
 
 
 @dataclass(frozen=True)
@@ -150,9 +156,9 @@ def _one_key(facts, key_id, pairs, times, alive_ms, open_alarms):
 def read_intervals(device, message):
     """The Interval of a message in a list, which is empty where it is none: nobody signs them."""
     start_s, length_s, energy_mwh, peak_mw = (
-        whole(message, name, -_MOST) for name in ("t0", "len", "d_mwh", "p_max_mw"))
+        whole(message, name, -MOST) for name in ("t0", "len", "d_mwh", "p_max_mw"))
     if (not 0 <= start_s < LAST_S or start_s % _QUARTER_S or not 0 < length_s <= _LONGEST_S
-            or max(abs(energy_mwh), abs(peak_mw)) >= _MOST):
+            or max(abs(energy_mwh), abs(peak_mw)) >= MOST):
         return []
     return [Interval(device, start_s, length_s, energy_mwh, peak_mw, str(message.get("q"))[:8])]
 
@@ -160,7 +166,9 @@ def read_intervals(device, message):
 def take_alarm(facts, message, at_ms, open_alarms, counts):
     """Take an alarm's event. Changes in quick succession share one; `n` counts onsets since the
     boot."""
-    code, count = str(message.get("code"))[:32], whole(message, "n", 0)
+    code, count = message.get("code"), whole(message, "n", 0)
+    if not is_plain(code, 32):
+        return
     on_s = min(max(0, whole(message, "on_ts", at_ms // 1000)), at_ms // 1000)
     onsets = min(max(0, count - counts.get(code, 0)), _MOST_ONSETS)
     counts[code] = max(count, counts.get(code, 0))
@@ -174,7 +182,7 @@ def take_alarm(facts, message, at_ms, open_alarms, counts):
         facts.alarms.append((code, on_s, at_ms // 1000))
 
 
-def load(store, devices=None, until_ms=None, records=True, period_ms=(0, _MOST)):
+def load(store, devices=None, until_ms=None, records=True, period_ms=(0, MOST)):
     """{device: DeviceFacts} of a Store, for these devices or all that have a key; `period_ms` is
     of the telemetry. Only what bills needs the sessions' `records`, which take most of the
     room."""
@@ -191,7 +199,7 @@ def load(store, devices=None, until_ms=None, records=True, period_ms=(0, _MOST))
     return facts
 
 
-def add_seen(connection, facts, devices, from_ms=0, to_ms=_MOST):
+def add_seen(connection, facts, devices, from_ms=0, to_ms=MOST):
     """Add to {device: DeviceFacts} what the backend has seen of some devices itself, telemetry of
     a period, and what operators have said of their outages."""
     supply, offers = read_supply(connection, devices, from_ms, to_ms)

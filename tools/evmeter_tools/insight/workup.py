@@ -5,11 +5,14 @@ the notes are taken away in the transaction that writes what follows. The rows s
 facts.device_facts over all of a device's records.
 """
 
+import contextlib
 import json
+import logging
 import time
 from collections import Counter
 
 import sqlalchemy as sql
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.sessions import corrected_times
@@ -26,6 +29,8 @@ from evmeter_tools.insight.facts import (
 from evmeter_tools.insight.table import quantile
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
+
+log = logging.getLogger("evmeter.reports")
 
 _LOCK = 0x65766D03  # PostgreSQL's advisory lock: one transaction at a time reads and adds
 _AT_ONCE = 500  # records of a device in one transaction
@@ -60,12 +65,42 @@ def work_up(store, budget_s=None, devices=None, pause=None):
             return True
         if deadline is not None and time.monotonic() > deadline:
             return False
-        with store.turn, store.engine.begin() as connection:
-            if not store.is_sqlite:
-                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
-            _Device(store, connection, device).work_up()
+        try:
+            _work_up(store, device, _AT_ONCE)
+        except (OperationalError, InterfaceError):  # the database is away or busy
+            raise
+        except Exception:  # one device's records must not cost the others their reports
+            log.exception("records of %s are worked up one by one", device)
+            _one_by_one(store, device)
         if pause and pause():
             return False
+
+
+@contextlib.contextmanager
+def _transaction(store):
+    with store.turn, store.engine.begin() as connection:
+        if not store.is_sqlite:
+            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
+        yield connection
+
+
+def _work_up(store, device, most):
+    with _transaction(store) as connection:
+        _Device(store, connection, device).work_up(most)
+
+
+def _one_by_one(store, device):
+    """As many of a device's records as one transaction takes; what fails by itself is passed over,
+    and stays stored."""
+    for _ in range(_AT_ONCE):
+        try:
+            _work_up(store, device, 1)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception:
+            with _transaction(store) as connection:
+                for key_id, seq in _Device(store, connection, device).take(1):
+                    log.exception("record %d of %s, key %s, is in no report", seq, device, key_id)
 
 
 def session_of(store, device, sid):
@@ -105,9 +140,9 @@ class _Device:
             self._keys[key_id] = spki
             self._order.append(key_id)
 
-    def work_up(self):
-        """Take what waits of the device."""
-        taken = self._take()
+    def work_up(self, most):
+        """Take `most` of what waits of the device."""
+        taken = self.take(most)
         if not taken:
             return
         self._know_keys()
@@ -134,9 +169,10 @@ class _Device:
         if any(row.stream == "rec" for row in rows):
             self._totals()
 
-    def _take(self):
+    def take(self, most):
+        """Take away the notes of the oldest records; returns their (key id, number)."""
         first = sql.select(t.works.c.id).where(t.works.c.device == self._device).order_by(
-            t.works.c.id).limit(_AT_ONCE)
+            t.works.c.id).limit(most)
         return self._all(sql.delete(t.works).where(t.works.c.id.in_(first)).returning(
             t.works.c.key_id, t.works.c.seq))
 
