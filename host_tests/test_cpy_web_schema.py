@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
 
+from fakes.postgres import Postgres
 from fakes.web import FakeWeb
 
 _EXAMPLES = 8
@@ -15,9 +16,10 @@ _EXAMPLES = 8
 _LEFT_OUT = ("/feed", "/logout")
 
 
-@pytest.fixture(scope="module")
-def web(tmp_path_factory):
-    made = FakeWeb(tmp_path_factory.mktemp("schema"))
+@pytest.fixture(scope="module", params=("SQLite", "PostgreSQL"))
+def web(request, tmp_path_factory):
+    server = Postgres() if request.param == "PostgreSQL" else None
+    made = FakeWeb(tmp_path_factory.mktemp("schema"), server and server.another())
 
     @contextlib.asynccontextmanager
     async def lifespan(_app):  # it would begin and end with each request
@@ -26,6 +28,8 @@ def web(tmp_path_factory):
     made.app.router.lifespan_context = lifespan
     yield made
     made.close()
+    if server:
+        server.stop()
 
 
 def _operations(schema):

@@ -29,12 +29,15 @@ from evmeter_tools.insight.facts import (
 from evmeter_tools.insight.table import quantile
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
+from evmeter_tools.words import clean
 
 log = logging.getLogger("evmeter.reports")
 
 _LOCK = 0x65766D03  # PostgreSQL's advisory lock: one transaction at a time reads and adds
 _AT_ONCE = 500  # records of a device in one transaction
+_MOST_FAILED = 16  # of them, each by itself
 _MANY = 400  # values in one query
+_LONGEST_WHY = 2000
 _CLOCK = ("clock_bound", "clock_step")
 _ENDLESS_S = 2**62
 
@@ -70,8 +73,8 @@ def work_up(store, budget_s=None, devices=None, pause=None):
         except (OperationalError, InterfaceError):  # the database is away or busy
             raise
         except Exception:  # one device's records must not cost the others their reports
-            log.exception("records of %s are worked up one by one", device)
-            _one_by_one(store, device)
+            log.exception("records of %s are worked up in parts", device)
+            _by_halves(store, device)
         if pause and pause():
             return False
 
@@ -89,18 +92,30 @@ def _work_up(store, device, most):
         _Device(store, connection, device).work_up(most)
 
 
-def _one_by_one(store, device):
-    """As many of a device's records as one transaction takes; what fails by itself is passed over,
-    and stays stored."""
-    for _ in range(_AT_ONCE):
+def _by_halves(store, device):
+    """As many of a device's records as one transaction takes, in smaller and smaller parts; what
+    fails by itself is passed over, and stays stored. After some of that the rest is, too: it
+    costs time that others wait for."""
+    left, most, failed = _AT_ONCE, _AT_ONCE // 2, 0
+    while left > 0:
         try:
-            _work_up(store, device, 1)
+            _work_up(store, device, most)
         except (OperationalError, InterfaceError):
             raise
         except Exception:
+            if most > 1:
+                most //= 2
+                continue
+            log.exception("a record of %s fails", device)
+            failed += 1
+            most = 1 if failed < _MOST_FAILED else left
             with _transaction(store) as connection:
-                for key_id, seq in _Device(store, connection, device).take(1):
-                    log.exception("record %d of %s, key %s, is in no report", seq, device, key_id)
+                numbers = [seq for _, seq in _Device(store, connection, device).take(most)]
+            if numbers:
+                log.error("%s: %d record(s) from number %d on are in no report", device,
+                          len(numbers), min(numbers))
+        left -= most
+        most = min(2 * most, max(1, left))
 
 
 def session_of(store, device, sid):
@@ -439,6 +454,7 @@ def fact_values(session):
     row = session.row()
     values = {column.name: row[column.name] for column in t.session_facts.columns
               if column.name in row}
-    return {**values, "until_ms": session.stop_ms, "charging_ms": session.charging_ms,
+    return {**values, "why_not": clean(values["why_not"])[:_LONGEST_WHY],
+            "until_ms": session.stop_ms, "charging_ms": session.charging_ms,
             "occupied_ms": session.occupied_ms, "idle_ms": session.idle_ms,
             "changed_at": now_ms()}

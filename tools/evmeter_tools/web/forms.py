@@ -62,8 +62,11 @@ class SiteForm(_Form):
     address: text(45) = ""
     city: text(45) = ""
     country: Annotated[str, StringConstraints(pattern=r"^([A-Z]{3})?$")] = ""
-    latitude: Annotated[str, StringConstraints(pattern=r"^(-?[0-9]{1,2}\.[0-9]{5,7})?$")] = ""
-    longitude: Annotated[str, StringConstraints(pattern=r"^(-?[0-9]{1,3}\.[0-9]{5,7})?$")] = ""
+    # as OCPI has them: at most 10 and 11 characters
+    latitude: Annotated[str, StringConstraints(
+        max_length=10, pattern=r"^(-?([0-8]?[0-9]\.[0-9]{5,7}|90\.0{5,7}))?$")] = ""
+    longitude: Annotated[str, StringConstraints(
+        max_length=11, pattern=r"^(-?((1[0-7]|[0-9])?[0-9]\.[0-9]{5,7}|180\.0{5,7}))?$")] = ""
     time_zone: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+/-]{1,64}$")] = "UTC"
     limit_w: int = Field(0, ge=0, le=100_000_000)
 
