@@ -3,14 +3,16 @@ whatever order and pieces they come; a filled database has the rows that its rec
 
 import json
 import random
+import sqlite3
 
 import pytest
 import sqlalchemy as sql
 
-from evmeter_tools.backend import migrations
+from evmeter_tools.backend import messages, migrations
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.live import Live
 from evmeter_tools.backend.store import Store
+from evmeter_tools.insight import workup
 from evmeter_tools.insight.facts import load
 from evmeter_tools.insight.local import LocalTime
 from evmeter_tools.insight.reports import REPORTS, View, report
@@ -257,3 +259,86 @@ def test_a_database_of_before_is_worked_up_from_its_records(tmp_path, devices, m
     work_up(store)
     _same(store, None, "UTC", _BEGIN_S, _BEGIN_S + 9 * _DAY_S, Reports(store))
     store.close()
+
+
+# -- what a device says of itself beyond reason --
+
+_FAR = 2**63
+_STRANGE = (
+    {"ts": None, "tq": "U", "ev": "x"}, {"ts": "abc", "tq": "U", "ev": "x"},
+    {"ts": _FAR, "tq": "U", "ev": "x"}, {"ev": "x", "out_mwh": _FAR},
+    {"ev": "boot", "out_mwh": -(2**70), "cause": "\ud800"},
+    {"ev": "open", "sid": "d-0-000001", "cur": "\ud800\ud800", "tc": _FAR},
+    {"ev": "close", "sid": "d-0-000001", "dur_s": _FAR, "cost": -_FAR,
+     "by": {"day": _FAR, "\ud800": 7}},
+    {"ev": "resume", "sid": "d-0-000001", "gap_mwh": _FAR, "off_ms": _FAR},
+    {"ev": "alarm", "code": "\ud800", "n": _FAR, "on_ts": -_FAR, "act": True})
+
+
+def _tell(store, device, *told):
+    """Store events after all that the device has written."""
+    seq = len(device.messages)
+    for number, fields in enumerate(told, 1):
+        text = json.dumps({"v": 1, "ts": device.unix_ms // 1000, "tq": "S", "sid": "",
+                           "k": device.key_id, "seq": seq + number, **fields})
+        entry = messages.read(device.name, "evt", text.encode(), store.trusted())
+        assert entry.verdict == "ok" and store.add([entry]) == ["stored"]
+
+
+def test_events_that_nobody_signs_cannot_stop_the_reports(tmp_path, devices):
+    store = _store(tmp_path / "x.sqlite", devices[:2])
+    _tell(store, devices[0], *_STRANGE)
+    assert work_up(store) and waiting(store) == 0 and not store.stuck
+    reports = Reports(store)
+    view = View(LocalTime("UTC"), _BEGIN_S * 1000, (_BEGIN_S + 9 * _DAY_S) * 1000)
+    facts = load(store)
+    for name in REPORTS:
+        asked = reports.wanted(name, "UTC", view.from_ms, view.to_ms)
+        found = reports.whole(asked) if name in WHOLE else reports.part(asked, 100)[0]
+        json.dumps(found.json(), ensure_ascii=False).encode()
+        report(name, facts, view).csv().encode()
+    store.close()
+
+
+def test_one_device_that_cannot_be_worked_up_holds_no_other_up(
+        tmp_path, devices, monkeypatch, caplog):
+    store = _store(tmp_path / "x.sqlite", [])
+    for device in devices[:2]:
+        device.store(store)
+    right = workup._Device._tally
+
+    def breaks(self, rows):
+        if self._device == "d-0":
+            raise KeyError("a defect")
+        right(self, rows)
+
+    monkeypatch.setattr(workup._Device, "_tally", breaks)
+    for _ in range(2):
+        assert work_up(store) is False
+    assert waiting(store, ["d-1"]) == 0 and waiting(store, ["d-0"]) == len(devices[0].messages)
+    assert [record.message for record in caplog.records if record.name == "evmeter.workup"] == [
+        "the records of d-0 cannot be worked up"]  # once
+    asked = Reports(store).wanted("records", "UTC", 0, 1)
+    assert Reports(store).waiting(asked) > 0
+    monkeypatch.setattr(workup._Device, "_tally", right)
+    assert work_up(store) and waiting(store) == 0
+    store.close()
+
+
+def test_a_database_that_is_away_is_no_fault_of_a_device(tmp_path, devices, monkeypatch):
+    store = _store(tmp_path / "x.sqlite", devices[:1])
+
+    def locked(self):
+        raise sql.exc.OperationalError("x", {}, _busy())
+
+    monkeypatch.setattr(workup._Device, "work_up", locked)
+    with pytest.raises(sql.exc.OperationalError):
+        work_up(store)
+    assert not store.stuck
+    store.close()
+
+
+def _busy():
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorname = "SQLITE_BUSY"
+    return error

@@ -230,9 +230,13 @@ class Leader:
                 return stops or not self.leads.is_set() or (self._rushes() and not late)
 
             try:
-                work_up(self._store, pause=pause)
+                if work_up(self._store, pause=pause) is False:  # in a rush, or one is stuck
+                    self._stopping.wait(_TRY_S)
             except SQLAlchemyError as error:
                 log.error("reports: %s", str(error).splitlines()[0])
+                self._stopping.wait(_TRY_S)
+            except Exception:  # nothing else would work anything up until the next start
+                log.exception("the reports go on")
                 self._stopping.wait(_TRY_S)
 
     # -- live messages --

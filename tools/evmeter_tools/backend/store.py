@@ -28,6 +28,9 @@ _NUMBER = ("device", "key_id", "seq")
 _NEW = " ON CONFLICT DO NOTHING RETURNING device, key_id, seq"
 _RECORD = (*_NUMBER, "stream", "sid", "kind", "payload", "sha256", "received_at",
            "verdict", "why")
+# SQLite's reasons that pass by themselves, or once somebody has made room
+_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN",
+         "SQLITE_READONLY")
 _ROWS = 500  # in one statement: databases bound its parameters
 _BEGIN = ("device", "sid", "key_id", "changed_at", "ok", "state", "begin_ms", "begin_mwh")
 # what a record says of its session, by the state that it leaves it in
@@ -65,6 +68,17 @@ class Entry:
 def now_ms():
     """Unix time in ms."""
     return time.time_ns() // 1_000_000
+
+
+def is_away(error):
+    """Whether an SQLAlchemyError says that the database is away, busy or full: then the same
+    statement may do later."""
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", None)
+    if name is not None:
+        return name.startswith(_AWAY)
+    return (isinstance(error, (sql.exc.OperationalError, sql.exc.InterfaceError,
+                               sql.exc.TimeoutError))
+            or getattr(error, "connection_invalidated", False))
 
 
 def database_url(text):
@@ -106,6 +120,7 @@ class Store:
     def __init__(self, url):
         self.url = database_url(url)
         self.pressed_at = 0.0  # when a collector of this process last left messages (monotonic)
+        self.stuck = {}  # device -> why its records cannot be worked up, as it was logged
         try:
             self.engine = sql.create_engine(self.url, pool_pre_ping=True)
             if self.engine.dialect.name == "sqlite":

@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+from evmeter_tools.backend.messages import is_plain
 from evmeter_tools.insight.session import (
     FAULT,
     OFF,
@@ -16,6 +17,9 @@ from evmeter_tools.verify.audit import check_entry
 from evmeter_tools.verify.check import check_record
 from evmeter_tools.verify.parse import parse_key
 from evmeter_tools.verify.sessions import check_session
+from evmeter_tools.words import clean
+
+_MOST = 2**53
 
 
 def charging_session(device, sid, rows, keys, times=None, alive_ms=None, until_ms=None,
@@ -54,9 +58,10 @@ def read_message(row):
 
 
 def whole(message, name, default=None):
-    """A field that must be a whole number; `default` where it is none."""
+    """A field that must be a whole number, of less than 2**53 as every JSON reader has it exact;
+    `default` where it is none."""
     value = message.get(name)
-    return value if type(value) is int else default
+    return value if type(value) is int and abs(value) < _MOST else default
 
 
 def _stamp(reading, at):
@@ -133,8 +138,8 @@ def _tell(session, messages):
     """Take what the events tell of tariff, duration and faults."""
     for message in messages:
         name = message.get("ev")
-        if name in ("open", "close", "tariff") and isinstance(message.get("cur"), str):
-            session.currency = message["cur"][:3]
+        if name in ("open", "close", "tariff") and is_plain(message.get("cur"), 3):
+            session.currency = message["cur"]
             session.tariff_code = whole(message, "tc", session.tariff_code)
         if name == FAULT:
             session.faults += 1
@@ -143,8 +148,8 @@ def _tell(session, messages):
             session.duration_pm_s = whole(message, "dur_pm_s", 0)
             session.cost_info = whole(message, "cost")
             by = message.get("by")
-            session.by_tariff = {name: mwh for name, mwh in by.items()
-                                 if type(mwh) is int} if isinstance(by, dict) else {}
+            session.by_tariff = {clean(name): by[name] for name in by
+                                 if whole(by, name) is not None} if isinstance(by, dict) else {}
 
 
 def _phases(session, events, times, alive_ms, until_ms):

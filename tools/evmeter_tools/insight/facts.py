@@ -11,6 +11,7 @@ from evmeter_tools.insight import uptime
 from evmeter_tools.insight.derive import charging_session, read_message, text_of, whole
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
+from evmeter_tools.words import clean
 
 REFUSED = "SESSION_REFUSED"
 _MOST_ONSETS = 1000  # that one event can tell of
@@ -160,7 +161,7 @@ def read_intervals(device, message):
 def take_alarm(facts, message, at_ms, open_alarms, counts):
     """Take an alarm's event. Changes in quick succession share one; `n` counts onsets since the
     boot."""
-    code, count = str(message.get("code"))[:32], whole(message, "n", 0)
+    code, count = clean(message.get("code"))[:32], whole(message, "n", 0)
     on_s = min(max(0, whole(message, "on_ts", at_ms // 1000)), at_ms // 1000)
     onsets = min(max(0, count - counts.get(code, 0)), _MOST_ONSETS)
     counts[code] = max(count, counts.get(code, 0))

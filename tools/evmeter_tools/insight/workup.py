@@ -6,14 +6,16 @@ facts.device_facts over all of a device's records.
 """
 
 import json
+import logging
 import time
 from collections import Counter
 
 import sqlalchemy as sql
+from sqlalchemy.exc import SQLAlchemyError
 
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.sessions import corrected_times
-from evmeter_tools.backend.store import now_ms
+from evmeter_tools.backend.store import is_away, now_ms
 from evmeter_tools.insight import load, uptime
 from evmeter_tools.insight.derive import charging_session, read_message, text_of, whole
 from evmeter_tools.insight.facts import (
@@ -26,6 +28,8 @@ from evmeter_tools.insight.facts import (
 from evmeter_tools.insight.table import quantile
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
+
+log = logging.getLogger("evmeter.workup")
 
 _LOCK = 0x65766D03  # PostgreSQL's advisory lock: one transaction at a time reads and adds
 _AT_ONCE = 500  # records of a device in one transaction
@@ -47,25 +51,40 @@ def waiting(store, devices=None, most=10_000):
 
 def work_up(store, budget_s=None, devices=None, pause=None):
     """Take what waits, the oldest first, for at most `budget_s`; of these `devices`, or of all.
-    `pause()` is called between two devices and ends it where it returns True. Returns whether
-    nothing waits any more."""
+    `pause()` is called between two devices and ends it where it returns True. A device whose
+    records cannot be worked up is passed over: it costs the others nothing, and what waits of it
+    is counted. Returns whether nothing waits any more."""
     deadline = None if budget_s is None else time.monotonic() + budget_s
     query = sql.select(t.works.c.device).order_by(t.works.c.id).limit(1)
     if devices is not None:
         query = query.where(t.works.c.device.in_(devices))
+    passed_over = []
     while True:
         with store.engine.connect() as connection:
-            device = connection.execute(query).scalar()
+            device = connection.execute(query.where(
+                t.works.c.device.not_in(passed_over)) if passed_over else query).scalar()
         if device is None:
-            return True
+            return not passed_over
         if deadline is not None and time.monotonic() > deadline:
             return False
-        with store.turn, store.engine.begin() as connection:
-            if not store.is_sqlite:
-                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
-            _Device(store, connection, device).work_up()
+        try:
+            _one_device(store, device)
+        except Exception as error:
+            if isinstance(error, SQLAlchemyError) and is_away(error):
+                raise
+            passed_over.append(device)
+            if store.stuck.get(device) != repr(error):  # it is tried again and again
+                store.stuck[device] = repr(error)
+                log.exception("the records of %s cannot be worked up", device)
         if pause and pause():
             return False
+
+
+def _one_device(store, device):
+    with store.turn, store.engine.begin() as connection:
+        if not store.is_sqlite:
+            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
+        _Device(store, connection, device).work_up()
 
 
 def session_of(store, device, sid):
