@@ -569,6 +569,32 @@ def test_injection_into_every_form_is_refused_or_shown_as_text(web):
     assert ann.get("/api/v1/alarms").json() == [alarm]
 
 
+_ODD = [b'{"boot": 9, "a": %s}' % value for value in (
+    b'1e400, "b": NaN', b'"\\ud800", "\\udfff": 1', b"[" * 900 + b"]" * 900, b"9" * 4000,
+    b'{"a":' * 300 + b"7" + b"}" * 300)]
+_ODD_TARIFF = {"windows": [{"name": "\ud800", "from": "00:00", "to": "24:00",
+                            "centiminor_per_kwh": 5}], "currency": "\ud800", "zone": "UTC0"}
+
+
+@pytest.mark.parametrize("topic", ["info", "diag", "cfg"])
+def test_whatever_a_charger_says_of_itself_its_page_answers(web, topic):
+    client = web.client("vic")
+    for odd in (*_ODD, json.dumps({"cfg": {"tariff": _ODD_TARIFF}}).encode()):
+        web.say("cp-1", **{topic: odd})
+        for path in ("/api/v1/chargers/cp-1", "/api/v1/chargers/cp-1/sessions/" + web.sid):
+            assert client.get(path).status_code == 200, (path, odd[:40])
+
+
+def test_sums_over_all_chargers_stand_what_a_few_of_them_claim(web):
+    client = web.client("vic")
+    for n, (claimed, told) in enumerate(((2**53 - 1, 3 * (2**53 - 1)), (2**62 - 1, 0))):
+        for name in web.devices:
+            web.say(name, avail=b"online", status={"n": n, "boot": 9, "pend": claimed},
+                    tel={"p_mw": claimed})
+        found = client.get("/api/v1/fleet").json()
+        assert found["power_mw"] == found["unsent"] == told
+
+
 def test_too_much_is_refused_before_it_is_read(made):
     client = made.client("ann")
     answer = client.put("/api/v1/sites/x", content=b"x" * 70_000,

@@ -29,7 +29,7 @@ _SPARSE_MS = 10_000
 _DENSE_FOR_MS = 300_000
 _CODE = re.compile(r"alarm/([A-Z][A-Z0-9_]{0,31})", re.ASCII)
 _SEVERITIES = (notices.CRITICAL, notices.WARNING, "info")
-_HIGHEST = 2**62
+_HIGHEST = 2**53  # exact in every browser, and the database can add up many
 _LATEST_S = 2**40
 
 

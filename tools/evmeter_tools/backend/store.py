@@ -7,6 +7,7 @@ content again changes nothing, other content goes to quarantine.
 import contextlib
 import hashlib
 import json
+import math
 import sqlite3
 import threading
 import time
@@ -24,6 +25,7 @@ STORED = "stored"
 REPEATED = "repeated"
 CONFLICT = "conflict"
 CONFLICT_WHY = "another content under a stored number"
+_DEEPEST = 20
 _NUMBER = ("device", "key_id", "seq")
 _NEW = " ON CONFLICT DO NOTHING RETURNING device, key_id, seq"
 _RECORD = (*_NUMBER, "stream", "sid", "kind", "payload", "sha256", "received_at",
@@ -394,7 +396,8 @@ class Store:
             return connection.execute(sql.select(quarantine)).all()
 
     def newest(self, device, topic):
-        """The newest live message of a topic as a dict; {} where there is none or no JSON."""
+        """The newest live message of a topic as a dict that can be told on as JSON; {} where there
+        is none or no JSON."""
         return self.newest_at(device, topic)[0]
 
     def newest_at(self, device, topic):
@@ -406,7 +409,8 @@ class Store:
             found = json.loads(row.payload) if row else {}
         except (ValueError, RecursionError):
             found = {}
-        return (found if isinstance(found, dict) else {}), row.received_at if row else 0
+        return (_tellable(found) if isinstance(found, dict) else {}), (
+            row.received_at if row else 0)
 
     # -- copies --
 
@@ -421,6 +425,22 @@ class Store:
         target.close()
         if fault != "ok":
             raise UserError("the copy %s is not sound: %s" % (path, fault))
+
+
+def _tellable(value, depth=0):
+    """A value of JSON without what other readers refuse: texts that are no Unicode, numbers that
+    are none, and what is nested deeper than anything that a device has to say."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (dict, list)) and depth == _DEEPEST:
+        return None
+    if isinstance(value, dict):
+        return {_tellable(name): _tellable(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_tellable(each, depth + 1) for each in value]
+    return value
 
 
 def shown(url):
