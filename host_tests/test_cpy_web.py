@@ -1,6 +1,7 @@
 """The API and the pages: who may do what, what is shown, what is refused."""
 
 import asyncio
+import hashlib
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ import sqlalchemy as sql
 
 from evmeter_tools.backend import notices
 from evmeter_tools.backend import tables as t
+from evmeter_tools.backend.sessions import device_report
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.errors import UserError
 from evmeter_tools.sample.device import SampleDevice
@@ -19,6 +21,7 @@ from evmeter_tools.web import access, driver, fleet
 from evmeter_tools.web.feed import Feed, stream
 from evmeter_tools.web.server import Server
 from fakes.web import PASSWORD, FakeWeb
+from forge import Forge
 
 
 @pytest.fixture(scope="module")
@@ -583,6 +586,45 @@ def test_whatever_a_charger_says_of_itself_its_page_answers(web, topic):
         web.say("cp-1", **{topic: odd})
         for path in ("/api/v1/chargers/cp-1", "/api/v1/chargers/cp-1/sessions/" + web.sid):
             assert client.get(path).status_code == 200, (path, odd[:40])
+
+
+@pytest.mark.parametrize("ocmf", [
+    5, None, ["x"], {}, "", "OCMF|{}|{}", 'OCMF|{"ZS":"%s","PG":"T9"}|{"SD":"\ud800"}'])
+def test_a_session_is_shown_whatever_came_under_its_name(web, ocmf):
+    device, client = web.devices["cp-1"], web.client("vic")
+    if isinstance(ocmf, str):
+        ocmf = ocmf.replace("%s", web.done)
+    text = json.dumps({**json.loads(device.record(4, sid=web.done)), "ocmf": ocmf})
+    web.add("cp-1", "rec", text.encode())
+    path = "/api/v1/chargers/cp-1/sessions/" + web.done
+    assert client.get(path).json()["ended"] is True
+    for kind in ("xml", "ocmf", "pdf"):
+        assert client.get("%s/receipt.%s" % (path, kind)).status_code == 200
+    assert device_report(web.store, "cp-1").sessions
+    row = next(row for row in client.get("/api/v1/sessions").json() if row["sid"] == web.done)
+    assert row["ok"] is False
+
+
+def test_a_record_that_names_no_session_is_of_none(web):
+    device = web.devices["cp-2"]
+    forge = Forge(gateway="cp-2")
+    key = hashlib.sha256(forge.spki).hexdigest()[:8]
+    web.store.enrol("cp-2", key, forge.spki.hex())
+    begin = (0, "B", 10**8, {})
+    text = forge.record([begin, (1, "E", 10**8 + 10**6, {})], None)
+    message = {**json.loads(device.record(1, "complete")), "k": key, "ocmf": text}
+    web.add("cp-2", "rec", json.dumps(message).encode())
+    (row,) = web.store.rows("cp-2")
+    assert (row.verdict, row.why) == ("bad", "the record names no session")
+    client = web.client("vic")
+    assert client.get("/api/v1/sessions?device=cp-2").json() == []
+    # as a backend that took it has left it
+    with web.store.engine.begin() as connection:
+        connection.execute(sql.insert(t.sessions).values(
+            device="cp-2", sid=message["sid"], key_id=key, state="complete", begin_ms=1,
+            begin_mwh=0, end_ms=2, energy_mwh=5, ok=True, billable=True, changed_at=1))
+    found = client.get("/api/v1/chargers/cp-2/sessions/" + message["sid"]).json()
+    assert (found["ended"], found["billable"], found["receipt"]) == (True, False, None)
 
 
 def test_sums_over_all_chargers_stand_what_a_few_of_them_claim(web):

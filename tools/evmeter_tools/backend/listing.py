@@ -9,9 +9,9 @@ import typer
 
 from evmeter_tools.backend.command import DEFAULT_DB, Database, open_store
 from evmeter_tools.backend.sessions import (
-    balance,
     device_report,
     export_lines,
+    missing_numbers,
     session_times,
 )
 from evmeter_tools.errors import UserError
@@ -69,7 +69,7 @@ def sessions(
          "end": _edge(session.end, times.get(session.id, {}).get("complete"))}
         for session in report.sessions]
     if as_json:
-        print(json.dumps({"sessions": rows, "missing": balance(store, device).missing}, indent=1))
+        print(json.dumps({"sessions": rows, "missing": missing_numbers(store, device)}, indent=1))
         return
     for row in rows:
         print("%(sid)-28s %(state)-9s %(energy_mwh)12s mWh  %(verdict)s" % {

@@ -130,8 +130,10 @@ def _record_faults(message, kind, sid, spki, facts):
         faults.append("signature not proven")
     if verdict.kind != kind:
         faults.append("the record is %s, the message says %s" % (verdict.kind, kind))
-    if verdict.payload and verdict.payload.get("ZS") not in (None, sid):
-        faults.append("the record is of another session")
+    if verdict.payload and verdict.payload.get("ZS") != sid:
+        # only what is signed says whose it is
+        faults.append("the record names no session" if "ZS" not in verdict.payload
+                      else "the record is of another session")
     if not faults and kind != "tariff":
         facts.update(_session_facts(verdict))
     return faults

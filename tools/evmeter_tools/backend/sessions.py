@@ -40,12 +40,18 @@ def device_report(store, device):
     spki = {key: value for (name, key), value in store.trusted().items() if name == device}
     verdicts = []
     for row in store.rows(device, "rec"):
-        message = json.loads(row.payload)
-        verdicts.append(check_record(message.get("ocmf", ""), spki[row.key_id]))
+        verdicts.append(check_record(text_of_record(row), spki[row.key_id]))
     entries, before_key = check_entries(
         [(_text(row.payload), None) for row in store.rows(device, "log")],
         {parse_key(value) for value in spki.values()})
     return check_all(verdicts, entries=entries, before_key=before_key, enrolled=True)
+
+
+def text_of_record(row):
+    """The record's text in a stored message of the stream `rec`; what was refused may have
+    anything in its place."""
+    text = str(json.loads(row.payload).get("ocmf"))
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(payload):
