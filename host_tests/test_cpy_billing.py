@@ -132,7 +132,8 @@ def test_random_sessions_cost_what_their_drivers_were_shown():
 
 
 @pytest.mark.parametrize(("currency", "amount"), [
-    ("EUR", "12.34"), ("JPY", "1234"), ("KWD", "1.234"), ("HUF", "12.34")])
+    ("EUR", "12.34"), ("JPY", "1234"), ("KWD", "1.234"), ("HUF", "12.34"),
+    ("RWF", "1234"), ("XPF", "1234"), ("LYD", "1.234"), ("CLF", "0.1234")])
 def test_minor_units_follow_the_currency(currency, amount):
     tariff = OperatorTariff({"id": "t", **TARIFF, "currency": currency})
     assert str(tariff.money(1234)) == amount
@@ -430,6 +431,22 @@ def test_a_wrong_operators_file_is_one_clear_line(change, word, tmp_path):
     path.write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=word):
         read_operator(path)
+
+
+@pytest.mark.parametrize(("begin_ms", "years"), [
+    (1767222600000, {"2026"}),  # 2025-12-31 23:10 UTC: ten past midnight in Berlin
+    (1767220200000, {"2025", "2026"}), (1767216600000, {"2025"})])
+def test_tariff_elements_are_those_of_the_local_years(begin_ms, years):
+    seasons = {**TARIFF, "windows": [
+        {"name": name, "from": "00:00", "to": "24:00", "centiminor_per_kwh": price,
+         "season": season} for name, price, season in (
+             ("winter", 4000, ["10-01", "03-31"]), ("summer", 2000, ["04-01", "09-30"]))]}
+    sample = SampleDevice("d-1", begin_ms, tariff=seasons, evse_id="DE*EVM*E1")
+    cdr = Billing(operator(seasons)).cdr(
+        session_of(sample.plug().charge(2400, 6000).unplug()), NOW_MS)
+    summers = [element["restrictions"] for element in cdr["tariffs"][0]["elements"]
+               if element["price_components"][0]["price"] == Decimal("0.2")]
+    assert {each["start_date"][:4] for each in summers} == years
 
 
 def test_a_tariff_holds_from_its_day_on():

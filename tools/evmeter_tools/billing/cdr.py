@@ -107,7 +107,7 @@ class Billing:
         shift_ms = start_ms - session.start.unix_ms
         whole, energy, fee = tariff.cost(parts)
         updated = rfc3339(now_ms)
-        years = sorted({int(rfc3339(at_ms)[:4]) for at_ms in (start_ms, stop_ms)})
+        years = tariff.years(start_ms // 1000, stop_ms // 1000)
         periods, total, parking = _periods(session, parts, tariff.id, start_ms, stop_ms, shift_ms)
         name = session.sid if number == 1 else "%s-%d" % (session.sid, number)
         result = {
