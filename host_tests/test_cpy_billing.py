@@ -239,6 +239,27 @@ def test_what_has_no_cdr_says_why(change, word):
         Billing(operator()).cdr(session, NOW_MS)
 
 
+@pytest.mark.parametrize(("file", "word"), [
+    ({"location": None}, "no location"), ({"location": {**LOCATION, "city": ""}}, None),
+    ({"location": {**LOCATION, "country": "DE"}}, "country"),
+    ({"token": {"country_code": "NLD"}}, "country_code"), ({"token": {"type": "X"}}, "type"),
+    ({"user": "J\u00fcrgen"}, "ASCII"), ({"user": "x\x7f"}, "ASCII")])
+def test_what_is_wrong_with_one_session_keeps_no_other_from_its_cdr(file, word, tmp_path):
+    config = {
+        "country_code": "DE", "party_id": "EVM", "tariffs": [{"id": "dn", **TARIFF}],
+        "places": {"d-1": {"rated_w": 22000, "tariff": "dn",
+                           "location": file.get("location", LOCATION)}},
+        "tokens": {"04AABBCC": file.get("token", {})}}
+    session = session_of(evening())
+    session.user["ID"] = file.get("user", "04AABBCC")
+    put = CdrFolder(tmp_path).put
+    if word is None:
+        assert put(Billing(Operator(config)), session, NOW_MS) == "made"
+        return
+    with pytest.raises(Held, match=word):
+        put(Billing(Operator(config)), session, NOW_MS)
+
+
 def test_a_suspicious_session_is_billed_once_somebody_looked_at_it():
     session = session_of(device().plug().charge(50, 11000).unplug())
     with pytest.raises(Held, match="50 s long"):
@@ -423,7 +444,9 @@ def test_a_wrong_tariff_is_one_clear_line(change, word):
     ({"country_code": "D"}, "country_code"), ({"party_id": "LONG"}, "party_id"),
     ({"places": []}, "places"), ({"places": {"d": {}}}, "rated_w"),
     ({"places": {"d": {"rated_w": 1, "tariff": "none"}}}, "allowed: dn"),
-    ({"tariffs": {}}, "tariffs"),
+    ({"tariffs": {}}, "tariffs"), ({"tokens": {"x": "y"}}, "tokens.x"),
+    ({"places": {"d": {"rated_w": 1, "tariff": [{"from_s": 9, "id": "dn"},
+                                                {"from_s": 0, "id": "dn"}]}}}, "oldest first"),
 ])
 def test_a_wrong_operators_file_is_one_clear_line(change, word, tmp_path):
     config = {"country_code": "DE", "party_id": "EVM", "tariffs": [{"id": "dn", **TARIFF}]}
