@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evmeter_tools.backend import messages
 from evmeter_tools.backend.store import Store
 from evmeter_tools.billing import cdr as cdrs
 from evmeter_tools.billing import ocpi
@@ -22,6 +23,7 @@ from evmeter_tools.billing.price import Cost, Held, OperatorTariff
 from evmeter_tools.cli import main
 from evmeter_tools.errors import UserError
 from evmeter_tools.sample.device import SampleDevice
+from evmeter_tools.web import insight
 from test_cpy_sessions import BEGIN_MS, HOUR_S, USER, facts_of
 from verifiers import pyocmf_accepts
 
@@ -613,3 +615,37 @@ def test_the_command_from_the_store_to_files(tmp_path, capsys, monkeypatch):
                   ["gaps", *common, "--confirm", "d-1-000003", "--by", "x"]):
         code, said = run(*words)
         assert code == 2 and len(said.err.splitlines()) == 1, words
+
+
+def test_what_was_decided_on_a_page_counts_for_the_command_and_back(
+        tmp_path, capsys, monkeypatch):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["evmeter", "cdr", *words, "--db", db, "--json"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        return json.loads(capsys.readouterr().out)
+
+    db = str(tmp_path / "db.sqlite")
+    store = Store(db)
+    sample = gap()
+    sample.store(store)
+    # a charger that signs what is the other's, and comes first by its name
+    other = device(secret=9).plug().charge(1800, 4000).cut(100, 7200).charge(600, 4000).unplug()
+    store.enrol("a-1", other.key_id, other.spki)
+    store.add([messages.read("a-1", stream, payload, store.trusted())
+               for stream, payload in other.messages])
+    assert insight.decide(store, "d-1", "d-1-000001", "confirmed", "ann") == 100_000
+    (tmp_path / "operator.json").write_text(json.dumps({
+        "country_code": "DE", "party_id": "EVM", "tariffs": [{"id": "dn", **TARIFF}],
+        "places": {name: {"rated_w": 22000, "tariff": "dn", "location": LOCATION}
+                   for name in ("a-1", "d-1")}}))
+    made = run("make", "--operator", str(tmp_path / "operator.json"), "--out", str(tmp_path))
+    assert [row["sid"] for row in made["made"]] == ["d-1-000001"]
+    cdr = cdrs.read((tmp_path / "d-1-000001.json").read_text())
+    assert cdr["total_energy"] == Decimal("4.1")
+    rows = run("gaps", "--waive", "d-1-000001", "--by", "A. Operator")
+    told = {row["device"]: row["decision"] for row in insight.gap_rows(store)}
+    assert told == {"a-1": PENDING, "d-1": WAIVED} == {
+        row["device"]: row["decision"] for row in rows}
+    store.close()

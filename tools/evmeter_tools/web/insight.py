@@ -8,7 +8,7 @@ import sqlalchemy as sql
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.backend.tables import chargers, exclusions, gap_decisions, keys, sessions
 from evmeter_tools.billing.cdr import Billing
-from evmeter_tools.billing.gaps import PENDING, GapDecisions
+from evmeter_tools.billing.gaps import PENDING, GapDecisions, StoredGaps
 from evmeter_tools.billing.party import read_operator
 from evmeter_tools.billing.price import Held
 from evmeter_tools.errors import UserError
@@ -213,19 +213,10 @@ def include(connection, device, number):
         exclusions.c.device == device, exclusions.c.id == number)).rowcount > 0
 
 
-class Decisions(GapDecisions):
-    """The operators' decisions on gap energy, as they stand in the database."""
-
-    def __init__(self, store):
-        with store.engine.connect() as connection:
-            super().__init__({(row.device, row.sid): (row.decision, row.gap_mwh)
-                              for row in connection.execute(sql.select(gap_decisions))})
-
-
 def gap_rows(store):
     """Sessions with energy that flowed while the device was off, those without a decision first;
     it is in no bill before it was confirmed."""
-    decisions = Decisions(store)
+    decisions = StoredGaps(store)
     with store.engine.connect() as connection:
         # ordered below: in SQL that order leads past the index on gap_mwh
         rows = connection.execute(sql.select(sessions).where(
@@ -259,6 +250,6 @@ def cdr(store, session, operator):
     if not operator:
         raise UserError("there is no operator's file; give one with --operator")
     try:
-        return Billing(read_operator(operator), Decisions(store)).cdr(session, now_ms())
+        return Billing(read_operator(operator), StoredGaps(store)).cdr(session, now_ms())
     except Held as why:
         raise UserError("held: %s" % why) from None
