@@ -15,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from evmeter.ledger.signer import SoftwareSigner
+from evmeter_tools.backend import leader as leader_module
 from evmeter_tools.backend import messages, notices, orders
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.broker import Broker
@@ -290,6 +291,46 @@ def test_a_message_that_cannot_be_stored_costs_the_others_nothing(store, device,
     assert store.newest("d-1", "status")["n"] == 3
     (state,) = _all(store, t.states)
     assert state.cp == "B"
+
+
+def test_live_messages_wait_for_a_database_that_is_busy(tmp_path, store, device, monkeypatch):
+    """Whoever holds the database for long: who went off line and what was alarming meanwhile is
+    told afterwards, of each thing the newest."""
+    Live(store).take([("d-1", "avail", b"online", 1)])
+    monkeypatch.setattr(leader_module, "_TRY_S", 0.01)
+    sql.event.listen(store.engine, "connect", lambda connection, _: connection.execute(
+        "PRAGMA busy_timeout=50"))
+    store.engine.dispose()
+    leader = Leader(store, Address("127.0.0.1", 1), "waits")
+    tries, right = [], leader._live.take
+
+    def take(batch):
+        tries.append(len(batch))
+        right(batch)
+
+    monkeypatch.setattr(leader._live, "take", take)
+    follow = threading.Thread(target=leader._follow, daemon=True)
+    other = sqlite3.connect(tmp_path / "db.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    follow.start()
+    for n in range(200):
+        leader._queue.put(("evmeter/v1/d-1/status", _status(n, cp="B"), n))
+    leader._queue.put(("evmeter/v1/d-1/alarm/METER_LOST", b'{"sev": "crit"}', 300))
+    leader._queue.put(("evmeter/v1/d-1/avail", b"offline", 301))
+    deadline = time.monotonic() + 30
+    while (len(tries) < 4 or leader._queue.qsize()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert tries[-1] == 3  # of each topic the newest
+    other.execute("COMMIT")
+    while len(_all(store, t.alarms)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    leader._stopping.set()
+    follow.join()
+    other.close()
+    assert {row.code for row in _all(store, t.alarms)} == {"METER_LOST", "OFFLINE"}
+    assert store.newest("d-1", "status")["n"] == 199
+    (state,) = _all(store, t.states)
+    assert (state.online, state.cp) == (False, "B")
 
 
 def test_an_alarm_lives_until_it_is_over_and_seen(store, device):

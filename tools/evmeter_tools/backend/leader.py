@@ -11,13 +11,13 @@ import threading
 import time
 
 import sqlalchemy as sql
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from evmeter_tools.backend import messages, mqtt, orders
 from evmeter_tools.backend.gaps import Gaps
 from evmeter_tools.backend.live import SUBSCRIPTIONS, Live
 from evmeter_tools.backend.outbox import Channels, Outbox
-from evmeter_tools.backend.store import now_ms
+from evmeter_tools.backend.store import is_away, now_ms
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight.workup import work_up
 
@@ -26,6 +26,7 @@ log = logging.getLogger("evmeter.leader")
 _LOCK = 0x65766D02  # PostgreSQL's advisory lock
 _TRY_S = 1.0
 _BATCH = 50  # records wait for it where there is one writer
+_MOST_HELD = 200_000  # live messages that wait for the database
 _TICK_S = 0.25
 _GAPS_S = 5
 _ALARMS_S = 1
@@ -34,6 +35,17 @@ _LONGEST_PAUSE_S = 2
 _RUSH_S = 0.5  # without a message left behind, and it is over
 _LONGEST_RUSH_S = 10
 _SAMPLES_MS = 7 * 86_400_000
+
+
+def _newest(batch):
+    """What still matters of messages that could not be stored: the newest of each topic, each
+    answer to a command; no more than there are topics, however long the database is away."""
+    kept = {}
+    for at, message in enumerate(batch):
+        key = (*message[:2], at if message[1] == "cmd/res" else None)
+        kept.pop(key, None)
+        kept[key] = message
+    return list(kept.values())[-_MOST_HELD:]
 
 
 def host_state(online):
@@ -242,15 +254,34 @@ class Leader:
     # -- live messages --
 
     def _follow(self):
+        held = []
         while not self._stopping.is_set():
-            batch = self._next_batch()
-            if batch:
-                try:
-                    self._live.take(batch)
-                except (OperationalError, InterfaceError) as error:
-                    log.error("live messages were not stored: %s", str(error).splitlines()[0])
-                except Exception:  # one device's message must not cost the others theirs
-                    self._one_by_one(batch)
+            held = held or self._next_batch()
+            batch = held[:_BATCH]
+            if not batch:
+                continue
+            try:
+                self._live.take(batch)
+            except Exception as error:
+                if isinstance(error, SQLAlchemyError) and self._is_away(error):
+                    log.error("live messages wait: %s", str(error).splitlines()[0])
+                    held = _newest([*held, *self._next_batch(_MOST_HELD)])
+                    self._stopping.wait(_TRY_S)
+                    continue
+                self._one_by_one(batch)  # one device's message must not cost the others theirs
+            del held[:_BATCH]
+
+    def _is_away(self, error):
+        """Whether the database will do later, and does not now: PostgreSQL that was restarted
+        has an error for each connection that it broke."""
+        if not is_away(error):
+            return False
+        try:
+            with self._store.engine.connect() as connection:
+                connection.execute(sql.select(1))
+        except SQLAlchemyError:
+            return True
+        return self._store.is_sqlite
 
     def _one_by_one(self, batch):
         for message in batch:
@@ -259,11 +290,11 @@ class Leader:
             except Exception:
                 log.exception("%s of %s was not stored", message[1][:40], message[0])
 
-    def _next_batch(self):
+    def _next_batch(self, most=_BATCH):
         batch = []
         with contextlib.suppress(queue.Empty):
             self._add(batch, self._queue.get(timeout=0.2))
-            while len(batch) < _BATCH:
+            while len(batch) < most:
                 self._add(batch, self._queue.get_nowait())
         return batch
 
