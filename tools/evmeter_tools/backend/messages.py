@@ -109,7 +109,7 @@ def read(device, stream, payload, trusted):
             reasons = check_entry(text, parse_key(spki)).reasons
             faults += ["audit entry: " + reason for reason in reasons]
             if not faults and kind == KEY_CHANGE:
-                facts["new_key"] = message["new_k"], message["new_spki"].lower()
+                facts["new_key"] = message["new_k"], parse_key(message["new_spki"]).hex()
     if faults:
         return Entry(device, key_id, seq, stream, sid, kind, bytes(payload), "bad",
                      clean("; ".join(faults)))
