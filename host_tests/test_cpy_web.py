@@ -627,6 +627,16 @@ def test_a_record_that_names_no_session_is_of_none(web):
     assert (found["ended"], found["billable"], found["receipt"]) == (True, False, None)
 
 
+def test_a_charger_without_a_rated_power_is_a_place_too(web):
+    ann = web.client("ann")
+    ann.put("/api/v1/chargers/cp-1", json={"rated_w": 11000})
+    # the session of cp-1 that ended, of one second
+    period = "from_ms=1790000000000&to_ms=1790000002000"
+    for scope, full_s in (("", 0), ("&device=cp-1", 1)):
+        found = ann.get("/api/v1/insight/concurrency?" + period + scope).json()["rows"][0]
+        assert (found["cars"], found["full_s"]) == (1, full_s), scope
+
+
 def test_sums_over_all_chargers_stand_what_a_few_of_them_claim(web):
     client = web.client("vic")
     for n, (claimed, told) in enumerate(((2**53 - 1, 3 * (2**53 - 1)), (2**62 - 1, 0))):

@@ -117,7 +117,7 @@ REPORTS = {
     "profile": lambda facts, view: demand.profile(
         _intervals(facts, view), view.zone, view.from_ms // 1000, view.to_ms // 1000),
     "concurrency": lambda facts, view: use.concurrency(
-        _sessions(facts), view.zone, view.from_ms, view.to_ms, len(view.rated_mw)),
+        _sessions(facts), view.zone, view.from_ms, view.to_ms, len(facts)),
     "sessions": lambda facts, view: use.distribution(_sessions(facts), view.from_ms, view.to_ms),
     "overstay": lambda facts, view: use.overstay(
         _sessions(facts), view.from_ms, view.to_ms, view.grace_ms),

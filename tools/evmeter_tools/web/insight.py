@@ -117,7 +117,7 @@ class Reports:
 
     def _concurrency(self, wanted, _thin):
         return many.concurrency(self._chosen(wanted), wanted.view.zone, *self._period(wanted),
-                                len(self._rated_mw(wanted.devices)))
+                                self.count(wanted))
 
     def _sessions(self, wanted, _thin):
         return many.distribution(self._chosen(wanted), *self._period(wanted))
