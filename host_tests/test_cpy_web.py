@@ -1,8 +1,10 @@
 """The API and the pages: who may do what, what is shown, what is refused."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import sqlite3
 import threading
 import time
 
@@ -635,6 +637,27 @@ def test_a_charger_without_a_rated_power_is_a_place_too(web):
     for scope, full_s in (("", 0), ("&device=cp-1", 1)):
         found = ann.get("/api/v1/insight/concurrency?" + period + scope).json()["rows"][0]
         assert (found["cars"], found["full_s"]) == (1, full_s), scope
+
+
+def test_a_database_that_is_busy_is_said_so(web, tmp_path):
+    ann = web.client("ann")
+    sql.event.listen(web.store.engine, "connect", lambda connection, _: connection.execute(
+        "PRAGMA busy_timeout=50"))
+    web.store.engine.dispose()
+    path = tmp_path / "web.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for answer in (ann.put("/api/v1/sites/yard", json={"name": "Yard"}),
+                       ann.post("/api/v1/login", json={"name": "vic", "password": PASSWORD})):
+            assert answer.status_code == 503, answer.text
+            assert "does not answer" in answer.json()["detail"]
+        assert ann.get("/api/v1/fleet").status_code == 200  # who only reads does not wait
+        other.execute("COMMIT")
+    assert ann.put("/api/v1/sites/yard", json={"name": "Yard"}).status_code == 200
+    with web.store.engine.begin() as connection:
+        connection.execute(sql.text("ALTER TABLE login RENAME TO away"))
+    with pytest.raises(sql.exc.OperationalError):  # a defect stays one
+        ann.get("/api/v1/me")
 
 
 def test_sums_over_all_chargers_stand_what_a_few_of_them_claim(web):
