@@ -294,6 +294,17 @@ def test_a_message_that_breaks_the_reader_is_refused_alone(run, monkeypatch):
     assert [why for _, why in run.collector.refused] == ["KeyError"]
 
 
+@pytest.mark.parametrize("topic", [
+    "evmeter/v1/a\n2026-01-01 ERROR all is lost/evt", "evmeter/v1/a/\r\x1b[2Jgone",
+    "evmeter/v1/\u202eb/evt", "\n" * 200])
+def test_no_topic_writes_a_line_of_its_own_into_the_log(store, caplog, topic):
+    collector = Collector(store, Address("127.0.0.1", 1), "log")
+    collector._on_message(1, topic, b"{}")
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.isprintable() and line.startswith("refused from ")
+    assert len(next(iter(collector.refused))[0]) <= 80
+
+
 def test_what_an_earlier_connection_brought_is_not_acknowledged_to_the_broker(store):
     collector = Collector(store, Address("127.0.0.1", 1), "numbers")
     device = FakeDevice("numbers")

@@ -20,6 +20,7 @@ from evmeter_tools.backend.outbox import Channels, Outbox
 from evmeter_tools.backend.store import is_away, now_ms
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight.workup import work_up
+from evmeter_tools.words import clean
 
 log = logging.getLogger("evmeter.leader")
 
@@ -288,7 +289,7 @@ class Leader:
             try:
                 self._live.take([message])
             except Exception:
-                log.exception("%s of %s was not stored", message[1][:40], message[0])
+                log.exception("%s of %s was not stored", clean(message[1])[:40], message[0])
 
     def _next_batch(self, most=_BATCH):
         batch = []
