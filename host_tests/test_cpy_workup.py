@@ -261,6 +261,33 @@ def test_a_database_of_before_is_worked_up_from_its_records(tmp_path, devices, m
     store.close()
 
 
+def test_an_interval_across_the_periods_edges_counts_by_its_quarters(tmp_path):
+    """Joined intervals, as a charger writes them that has little room left: 4 kWh from half past
+    eleven at night on."""
+    device = SampleDevice("d-0", _BEGIN_S * 1000)
+    store = Store(tmp_path / "x.sqlite")
+    device.store(store)
+    month_s = _BEGIN_S + 4 * _DAY_S  # April begins in UTC
+    _tell(store, device, *({"t0": at_s, "len": length_s, "d_mwh": mwh, "p_max_mw": 1, "q": "ok"}
+                           for at_s, length_s, mwh in (
+                               (month_s - 1800, 3600, 4_000_000), (month_s + 1800, 900, 500_000),
+                               (month_s + 2700, 7200, 8_000_000))), stream="ivl")
+    reports = Reports(store)
+    for from_s, to_s, mwh, count in (
+            (_BEGIN_S, month_s, 2_000_000, 2), (month_s, month_s + 1800, 2_000_000, 2),
+            (month_s, month_s + _DAY_S, 10_500_000, 11),
+            (month_s + 1800, month_s + 6300, 4_500_000, 5)):
+        view = View(LocalTime("UTC"), from_s * 1000, to_s * 1000)
+        for name in ("demand", "profile", "off_peak"):
+            asked = reports.wanted(name, "UTC", view.from_ms, view.to_ms)
+            found = report(name, load(store), view)
+            assert found.json() == reports.whole(asked).json(), (name, from_s)
+            if name == "demand":
+                (row,) = found.dicts()
+                assert (row["energy_mwh"], row["quarters"]) == (mwh, count)
+    store.close()
+
+
 # -- what a device says of itself beyond reason --
 
 _FAR = 2**63
@@ -275,13 +302,13 @@ _STRANGE = (
     {"ev": "alarm", "code": "\ud800", "n": _FAR, "on_ts": -_FAR, "act": True})
 
 
-def _tell(store, device, *told):
-    """Store events after all that the device has written."""
+def _tell(store, device, *told, stream="evt"):
+    """Store messages after all that the device has written."""
     seq = len(device.messages)
     for number, fields in enumerate(told, 1):
         text = json.dumps({"v": 1, "ts": device.unix_ms // 1000, "tq": "S", "sid": "",
                            "k": device.key_id, "seq": seq + number, **fields})
-        entry = messages.read(device.name, "evt", text.encode(), store.trusted())
+        entry = messages.read(device.name, stream, text.encode(), store.trusted())
         assert entry.verdict == "ok" and store.add([entry]) == ["stored"]
 
 

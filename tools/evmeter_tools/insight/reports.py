@@ -1,6 +1,6 @@
 """The reports by name: each makes a Table of the devices' facts and a view."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight import demand, stations, uptime, use
@@ -49,9 +49,24 @@ class View:
         return found
 
     def inside(self, intervals):
-        """The intervals that begin in the period."""
-        return [each for each in intervals
-                if self.from_ms <= each.start_s * 1000 < self.to_ms]
+        """The intervals in the period; of a longer one across its edges, the quarters of an hour
+        that begin in it."""
+        found = []
+        for each in intervals:
+            is_one = each.quality == demand.CLOCK or (
+                self._has(each.start_s) and self._has(each.stop_s - demand.QUARTER_S))
+            found += [part for part in ([each] if is_one else self._parts(each))
+                      if self._has(part.start_s)]
+        return found
+
+    def _has(self, at_s):
+        return self.from_ms <= at_s * 1000 < self.to_ms
+
+    @staticmethod
+    def _parts(interval):
+        quality = interval.quality if interval.length_s == demand.QUARTER_S else demand.PARTIAL
+        return [replace(interval, start_s=start_s, length_s=demand.QUARTER_S, energy_mwh=mwh,
+                        quality=quality) for start_s, mwh in demand.pieces(interval)]
 
 
 def _sessions(facts):
