@@ -23,7 +23,7 @@ from evmeter_tools.backend.collector import Collector, prove_sharing
 from evmeter_tools.backend.credentials import COLLECTOR, Credentials, password_line
 from evmeter_tools.backend.gaps import Gaps
 from evmeter_tools.backend.leader import Leader
-from evmeter_tools.backend.live import Live
+from evmeter_tools.backend.live import SILENT, Live
 from evmeter_tools.backend.mqtt import Address
 from evmeter_tools.backend.outbox import Channels, Outbox
 from evmeter_tools.backend.sessions import missing_numbers
@@ -291,6 +291,34 @@ def test_a_message_that_cannot_be_stored_costs_the_others_nothing(store, device,
     assert store.newest("d-1", "status")["n"] == 3
     (state,) = _all(store, t.states)
     assert state.cp == "B"
+
+
+def test_who_says_nothing_for_long_is_off_line_whatever_the_broker_kept(store, device):
+    leader = Leader(store, Address("127.0.0.1", 1), "listens")
+    live, at = leader._live, now_ms()
+
+    def look(listens_ms):
+        leader._listens_from = at - listens_ms
+        leader._look_for_silent()
+        while not leader._queue.empty():
+            live.take(leader._next_batch())
+        (state,) = _all(store, t.states)
+        return state.online
+
+    live.take([("d-1", topic, payload, at - 901_000)
+               for topic, payload in (("avail", b"online"), ("status", _status(1)))])
+    assert look(800_000)  # the broker may have more to say to who has just come
+    assert not look(902_000)
+    assert [row.code for row in _all(store, t.alarms, cleared_at=None)] == ["OFFLINE"]
+    live.take([("d-1", "status", _status(1), at)])  # as the broker has kept it
+    assert not look(902_000)
+    live.take([("d-1", "tel", b'{"p_mw": 1}', at)])
+    assert look(902_000) and not _all(store, t.alarms, cleared_at=None)
+    assert [row.state for row in _all(store, t.spans)][1:] == ["offline", "available"]
+    # who goes by its own word stays off line, whatever still comes
+    live.take([("d-1", "avail", SILENT, at)])
+    live.take([("d-1", "avail", b"offline", at), ("d-1", "tel", b'{"p_mw": 1}', at)])
+    assert not look(902_000)
 
 
 def test_live_messages_wait_for_a_database_that_is_busy(tmp_path, store, device, monkeypatch):

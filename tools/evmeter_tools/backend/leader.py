@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from evmeter_tools.backend import messages, mqtt, orders
 from evmeter_tools.backend.gaps import Gaps
-from evmeter_tools.backend.live import SUBSCRIPTIONS, Live
+from evmeter_tools.backend.live import SILENT, SUBSCRIPTIONS, Live
 from evmeter_tools.backend.outbox import Channels, Outbox
 from evmeter_tools.backend.store import is_away, now_ms
 from evmeter_tools.errors import UserError
@@ -32,6 +32,7 @@ _TICK_S = 0.25
 _GAPS_S = 5
 _ALARMS_S = 1
 _CLEAN_S = 600
+_SILENT_MS = 900_000  # a device sends its status every 5 minutes
 _LONGEST_PAUSE_S = 2
 _RUSH_S = 0.5  # without a message left behind, and it is over
 _LONGEST_RUSH_S = 10
@@ -122,6 +123,7 @@ class Leader:
         self._stopping = threading.Event()
         self._client = None
         self._due = {}
+        self._listens_from = None  # since when the broker's messages come, Unix ms
         self.leads = threading.Event()
         self._threads = [threading.Thread(target=target, name=target.__name__, daemon=True)
                          for target in (self._lead, self._follow, self._tell, self._work_up)]
@@ -173,8 +175,8 @@ class Leader:
             if payload:
                 client.publish(message.topic.removesuffix("status") + "cmd", payload, 1)
 
-    @staticmethod
-    def _on_connect(client):
+    def _on_connect(self, client):
+        self._listens_from = now_ms()
         client.subscribe([("%s+/%s" % (mqtt.ROOT, topic), 1) for topic in SUBSCRIPTIONS])
         client.publish(mqtt.HOST_STATE, host_state(True), 1, True)
 
@@ -205,8 +207,18 @@ class Leader:
             self._gaps.look()
         if self._is_due("alarms", _ALARMS_S):
             self._outbox.escalate()
+        if self._is_due("silent", _ALARMS_S) and self._client.is_connected():
+            self._look_for_silent()
         if self._is_due("clean", _CLEAN_S):
             self._live.forget_samples(now_ms() - _SAMPLES_MS)
+
+    def _look_for_silent(self):
+        """A broker that died and came back has kept who was on line and cannot tell who has gone
+        meanwhile: who says nothing for long has."""
+        at = now_ms()
+        if self._listens_from is not None and self._listens_from < at - _SILENT_MS:
+            for device in self._live.silent_since(at - _SILENT_MS):
+                self._queue.put(("%s%s/avail" % (mqtt.ROOT, device), SILENT, at))
 
     def _tell(self):
         """Mail servers and webhooks may be slow: nothing else waits for them."""
