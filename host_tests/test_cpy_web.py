@@ -16,6 +16,7 @@ from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.sessions import device_report
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.errors import UserError
+from evmeter_tools.insight import many
 from evmeter_tools.sample.device import SampleDevice
 from evmeter_tools.verify.device import judge
 from evmeter_tools.verify.read import find_all
@@ -428,6 +429,25 @@ def test_outages_of_the_device_status_count_unless_an_operator_says_why_not(web)
     assert ann.delete("%s/%d" % (path.replace("cp-2", "cp-1"), number)).status_code == 404
     assert ann.delete("%s/%d" % (path, number)).status_code == 200
     assert minutes() == {"": 90}
+
+
+def test_an_outage_that_goes_on_does_not_reach_into_the_future(web):
+    at = now_ms()
+    web.live.take([("cp-3", "avail", b"online", at - 7_200_000),
+                   ("cp-3", "avail", b"offline", at - 3_600_000)])
+    ann = web.client("ann")
+    # a whole day and the week that comes
+    period = "from_ms=%d&to_ms=%d&device=cp-3" % (at - 86_400_000, at + 7 * 86_400_000)
+
+    def rows(name):
+        return ann.get("/api/v1/insight/%s?%s" % (name, period)).json()["rows"]
+
+    assert [row["outage_min"] for row in rows("outages")] in ([60], [61])
+    # two months round it by themselves
+    assert sum(row["month_outage_min"] for row in rows("uptime")) in (60, 61)
+    assert rows("reliability")[0]["mttr_s"] in range(3600, 3660)
+    down_s = many.down_s(web.store, ["cp-3"], at // 1000 - 3600, at // 1000 + 3600)
+    assert down_s in range(3599, 3660)
 
 
 def test_gap_energy_waits_for_an_operator(web):

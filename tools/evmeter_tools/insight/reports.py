@@ -1,5 +1,6 @@
 """The reports by name: each makes a Table of the devices' facts and a view."""
 
+import time
 from dataclasses import dataclass, field, replace
 
 from evmeter_tools.errors import UserError
@@ -84,7 +85,8 @@ def _outages(facts, view):
 
 def recorded_outages(own, until_s):
     """What a device's records and the states that the backend has seen tell of its outages
-    (DeviceFacts), up to Unix s, with the reasons that operators gave."""
+    (DeviceFacts), up to Unix s but not beyond now, with the reasons that operators gave."""
+    until_s = min(until_s, int(time.time()))  # nobody knows when what goes on will be over
     found = uptime.holes(own.intervals) + uptime.out_of_order(own.device, own.alarms, until_s)
     found += uptime.from_spans([(own.device, *state) for state in own.states], until_s)
     return uptime.excluding(found, own.exclusions) if own.exclusions else found
