@@ -450,6 +450,19 @@ def test_an_outage_that_goes_on_does_not_reach_into_the_future(web):
     assert down_s in range(3599, 3660)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "<-12>12", "CET-1CEST,0,365/167"])
+def test_a_period_is_within_the_times_that_there_are(made, zone):
+    client = made.client("vic")
+    for from_ms, to_ms, status in (
+            (0, 86_400_000, 200), (2**32 * 1000 - 86_400_000, 2**32 * 1000, 200),
+            (2**32 * 1000 - 5, 2**32 * 1000 + 1, 409), (2**53 - 10, 2**53, 409), (5, 5, 409),
+            (253_402_300_000_000, 253_402_300_799_999, 409)):  # the end of year 9999
+        for name in ("starts", "uptime", "demand", "concurrency", "utilisation", "stations"):
+            answer = client.get("/api/v1/insight/" + name, params={
+                "from_ms": from_ms, "to_ms": to_ms, "zone": zone})
+            assert answer.status_code == status, (name, from_ms)
+
+
 def test_gap_energy_waits_for_an_operator(web):
     with web.store.engine.begin() as connection:
         connection.execute(sql.update(t.sessions).where(t.sessions.c.sid == web.done).values(

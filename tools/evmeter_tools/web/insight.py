@@ -14,6 +14,7 @@ from evmeter_tools.billing.price import Held
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight import many
 from evmeter_tools.insight.columns import Columns
+from evmeter_tools.insight.facts import LAST_S
 from evmeter_tools.insight.held import held_facts
 from evmeter_tools.insight.local import LocalTime
 from evmeter_tools.insight.reports import View, off_peak_table, report
@@ -59,8 +60,9 @@ class Reports:
 
     def wanted(self, name, zone, from_ms, to_ms, site="", device=""):
         """A Wanted. Raises UserError for a period or a zone that is none."""
-        if not 0 <= from_ms < to_ms <= from_ms + _LONGEST_MS:
-            raise UserError("the period must end after it begins and be at most 5 years long")
+        if not 0 <= from_ms < to_ms <= min(from_ms + _LONGEST_MS, LAST_S * 1000):
+            raise UserError("the period must end after it begins, be at most 5 years long and "
+                            "end before 2106")
         view = View(self._zone(zone), from_ms, to_ms)
         query = None
         if device:
