@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 import sqlalchemy as sql
 
-from evmeter_tools.backend import messages, migrations
+from evmeter_tools.backend import listing, messages, migrations
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.live import Live
 from evmeter_tools.backend.store import Store
@@ -325,6 +325,25 @@ def test_events_that_nobody_signs_cannot_stop_the_reports(tmp_path, devices):
         json.dumps(found.json(), ensure_ascii=False).encode()
         report(name, facts, view).csv().encode()
     store.close()
+
+
+@pytest.mark.parametrize("key", ["\\ud800", "\\u0000", "\\u001b[2J"])
+def test_a_record_cannot_hold_its_session_up_by_what_is_wrong_with_it(tmp_path, capsys, key):
+    device = SampleDevice("d-0", _BEGIN_S * 1000).plug().charge(1000).unplug()
+    store = Store(tmp_path / "x.sqlite")
+    device.store(store)
+    sid = "d-0-000001"
+    text = 'OCMF|{"PG":"KEY","ZS":"%s","KEY":1,"RD":[{"KEY":1}]}|{"KEY":"","SD":"00"}' % sid
+    message = {"v": 1, "ts": _BEGIN_S, "tq": "S", "k": device.key_id, "kind": "tariff",
+               "seq": len(device.messages) + 1, "sid": sid, "ocmf": text.replace("KEY", key)}
+    store.add([messages.read("d-0", "rec", json.dumps(message).encode(), store.trusted())])
+    assert work_up(store) and not store.stuck
+    reasons = session_of(store, "d-0", sid).why_not
+    assert any("unknown key" in why for why in reasons) and all(map(str.isprintable, reasons))
+    store.close()
+    listing.sessions("d-0", str(tmp_path / "x.sqlite"))
+    said = capsys.readouterr().out
+    assert "broken" in said and all(map(str.isprintable, said.splitlines()))
 
 
 def test_one_device_that_cannot_be_worked_up_holds_no_other_up(

@@ -15,6 +15,7 @@ from evmeter_tools.backend.sessions import (
     session_times,
 )
 from evmeter_tools.errors import UserError
+from evmeter_tools.words import clean
 
 
 def _utc(time):
@@ -73,7 +74,8 @@ def sessions(
         return
     for row in rows:
         print("%(sid)-28s %(state)-9s %(energy_mwh)12s mWh  %(verdict)s" % {
-            **row, "verdict": "ok" if row["ok"] else "; ".join(row["reasons"]) or "refused"})
+            **row, "sid": clean(row["sid"]),
+            "verdict": "ok" if row["ok"] else clean("; ".join(row["reasons"])) or "refused"})
         for name in ("begin", "end"):
             if row[name]:
                 print(_edge_line(name, row[name]))

@@ -89,7 +89,8 @@ def _records(session, records, keys, times, own, before_key):
     session.records = verdict.records
     told = [row.why for row, _ in records if row.verdict != "ok" and row.why]
     found = [text for record in verdict.records for text in record.reasons]
-    session.reasons = tuple(dict.fromkeys([*verdict.reasons, *found, *told]))
+    # they may name what stands in a record, and that may be what no database takes
+    session.reasons = tuple(dict.fromkeys(map(clean, [*verdict.reasons, *found, *told])))
     session.ok = verdict.ok and not told and bool(records)
     session.state = verdict.state if session.ok else "broken"
     made = {record.kind: row for record, row in checked}
