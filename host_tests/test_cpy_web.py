@@ -640,6 +640,17 @@ def test_a_session_is_shown_whatever_came_under_its_name(web, ocmf):
     assert row["ok"] is False
 
 
+@pytest.mark.parametrize("quality", ["\ud800", "Ux", 7, None, ["S"]])
+def test_the_clock_of_a_message_is_one_of_four(web, quality):
+    device, client = web.devices["cp-2"], web.client("vic")
+    for seq, kind in ((1, "begin"), (2, "complete")):
+        message = json.loads(device.record(seq, kind, 10**6 + seq, "cp-2-000001"))
+        web.add("cp-2", "rec", json.dumps({**message, "tq": quality}).encode())
+    answer = client.get("/api/v1/chargers/cp-2/sessions/cp-2-000001")
+    assert answer.status_code == 200
+    assert [edge["quality"] for edge in answer.json()["times"]] == ["U", "U"]
+
+
 def test_a_record_that_names_no_session_is_of_none(web):
     device = web.devices["cp-2"]
     forge = Forge(gateway="cp-2")

@@ -14,6 +14,7 @@ from evmeter_tools.backend.live import Live
 from evmeter_tools.backend.store import Store
 from evmeter_tools.insight import workup
 from evmeter_tools.insight.facts import load
+from evmeter_tools.insight.held import held_facts
 from evmeter_tools.insight.local import LocalTime
 from evmeter_tools.insight.reports import REPORTS, View, report
 from evmeter_tools.insight.workup import session_of, waiting, work_up
@@ -194,6 +195,26 @@ def test_what_comes_later_is_in_the_next_report(tmp_path, devices):
     assert waiting(store) == len(more.messages)
     _same(store, None, *period, reports)
     assert waiting(store) == 0 == waiting(store, ["d-9"])
+    store.close()
+
+
+def test_what_was_written_last_before_a_power_cut_may_come_last(tmp_path):
+    device = SampleDevice("d-0", _BEGIN_S * 1000).plug()
+    device.charge(3600, 7000).cut(400)
+    streams = [(stream, json.loads(payload).get("ev")) for stream, payload in device.messages]
+    before = streams.index(("evt", "boot"), 1) - 1
+    assert streams[before] == ("ivl", None)  # which names no session
+    store = _store(tmp_path / "x.sqlite", [])
+    store.enrol("d-0", device.key_id, device.spki)
+    entries = device.entries()
+    last = entries.pop(before)
+    for part, charging_s in ((entries, 2700), ([last], 3600)):
+        store.add(part)
+        assert work_up(store)
+        (session,) = load(store)["d-0"].sessions
+        (held,) = held_facts(store, ["d-0"], 0, 2**50)["d-0"].sessions
+        assert held.phases == session.phases
+        assert held.charging_ms == session.charging_ms == charging_s * 1000
     store.close()
 
 

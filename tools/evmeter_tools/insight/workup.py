@@ -133,7 +133,7 @@ class _Device:
         rows = self._records(taken)
         messages = [(row, read_message(row)) for row in rows]
         self._tally(rows)
-        sids = {row.sid for row in rows if row.sid}
+        sids = {row.sid for row in rows if row.sid} | self._restarted(rows)
         times = self._times(messages, sids)
         told = self._happenings(messages, times)
         intervals = [interval for row, message in messages
@@ -183,6 +183,22 @@ class _Device:
             self._connection.execute(self._store.insert(t.tallies).values(
                 device=self._device, key_id=key_id, **new).on_conflict_do_update(
                     index_elements=[t.tallies.c.device, t.tallies.c.key_id], set_=new))
+
+    def _restarted(self, rows):
+        """The sessions in which the device was started right after it wrote one of these rows,
+        which tell up to when it ran."""
+        found = set()
+        after = {}
+        for row in rows:
+            if not row.sid:
+                after.setdefault(row.key_id, []).append(row.seq + 1)
+        for key_id, numbers in after.items():
+            for part in _parts(numbers):
+                found.update(self._connection.execute(sql.select(t.records.c.sid).where(
+                    t.records.c.device == self._device, t.records.c.key_id == key_id,
+                    t.records.c.seq.in_(part), t.records.c.kind == "boot",
+                    t.records.c.sid != "")).scalars())
+        return found
 
     # -- times: what a device dated before it knew the time, a later entry of that boot dates --
 
@@ -331,7 +347,7 @@ class _Device:
             t.records.c.stream == "rec", t.records.c.verdict == "ok").order_by(
                 t.records.c.key_id, t.records.c.seq))
         times, _ = self._context(rows)
-        return {row.kind: (str(read_message(row).get("tq"))[:1], times.get((row.key_id, row.seq)))
+        return {row.kind: (_quality(row), times.get((row.key_id, row.seq)))
                 for row in rows if row.kind in ("begin", "complete")}
 
     def _context(self, rows):
@@ -401,6 +417,12 @@ def renew_downs(store, connection, device):
               for start, stop in uptime.merged((each.start_s, each.stop_s) for each in found)]
     if values:
         connection.execute(sql.insert(t.downs), values)
+
+
+def _quality(row):
+    """Of the clock that dated a message; nobody signs it."""
+    quality = read_message(row).get("tq")
+    return quality if quality in ("U", "I", "S", "R") else "U"
 
 
 def _dated(message):
