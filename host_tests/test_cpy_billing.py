@@ -2,6 +2,7 @@
 verifiers have the last word."""
 
 import base64
+import errno
 import json
 import random
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from evmeter_tools.backend import messages
 from evmeter_tools.backend.store import Store
 from evmeter_tools.billing import cdr as cdrs
+from evmeter_tools.billing import folder as cdr_folder
 from evmeter_tools.billing import ocpi
 from evmeter_tools.billing.cdr import Billing
 from evmeter_tools.billing.folder import CdrFolder
@@ -397,6 +399,26 @@ def test_a_correction_is_a_credit_cdr_and_a_new_one(tmp_path):
 
 
 # -- tariffs of OCPI --
+
+def test_a_cdr_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A full disk in the middle of one: the next run makes it, and no file is in its way."""
+    session, folder = session_of(evening()), CdrFolder(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(cdr_folder.os, "fsync", _full_disk)
+        with pytest.raises(UserError, match="No space"):
+            folder.put(Billing(operator()), session, NOW_MS)
+    assert not list(tmp_path.iterdir())
+    assert folder.put(Billing(operator()), session, NOW_MS) == "made"
+    text = (tmp_path / "d-1-000001.json").read_text()
+    with pytest.raises(UserError, match="exists"):
+        folder._write({**cdrs.read(text), "currency": "SEK"})
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("d-1-000001.json", text)]
+
+
+def _full_disk(_number):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
 
 def test_tariff_elements_price_each_instant_as_the_device_does():
     tariff = OperatorTariff({"id": "t", "vat_permille": 190, "currency": "EUR", "zone": "UTC0",
