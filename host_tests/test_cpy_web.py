@@ -315,6 +315,15 @@ def test_the_link_of_a_charger_leads_to_the_session_of_now(web):
     assert client.get("/s/" + token).status_code == 404
 
 
+def test_the_link_of_a_charger_leads_to_no_session_that_has_ended(web):
+    """The next driver is not shown the one before, where the charger fell silent at its end."""
+    client, token = web.client(), _link(web, "")
+    web.add("cp-1", "rec", web.devices["cp-1"].record(4, "complete", 7_000_000, web.sid))
+    web.say("cp-1", avail=b"offline")
+    waits = client.get("/s/" + token)
+    assert waits.status_code == 200 and "No charging session yet" in waits.text
+
+
 def test_a_driver_is_told_where_he_asks_to_be(web):
     path = "/api/v1/driver/%s/alerts" % _link(web, web.sid)
     client = web.client()

@@ -60,10 +60,13 @@ def verdict(store, device, sid):
 
 
 def current_session(store, device):
-    """The session that a charger has now, "" where it has none."""
+    """The session that a charger has now, "" where it has none: one that has ended is none, also
+    where the charger's last word was of it."""
+    ended = sql.exists().where(sessions.c.device == states.c.device,
+                               sessions.c.sid == states.c.sid, sessions.c.state == "complete")
     with store.engine.connect() as connection:
         return connection.execute(sql.select(states.c.sid).where(
-            states.c.device == device)).scalar() or ""
+            states.c.device == device, ~ended)).scalar() or ""
 
 
 def _samples(connection, device, sid):
