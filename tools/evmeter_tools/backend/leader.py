@@ -32,6 +32,7 @@ _TICK_S = 0.25
 _GAPS_S = 5
 _ALARMS_S = 1
 _CLEAN_S = 600
+_SILENT_S = 30
 _SILENT_MS = 900_000  # a device sends its status every 5 minutes
 _LONGEST_PAUSE_S = 2
 _RUSH_S = 0.5  # without a message left behind, and it is over
@@ -207,7 +208,7 @@ class Leader:
             self._gaps.look()
         if self._is_due("alarms", _ALARMS_S):
             self._outbox.escalate()
-        if self._is_due("silent", _ALARMS_S) and self._client.is_connected():
+        if self._is_due("silent", _SILENT_S) and self._client.is_connected():
             self._look_for_silent()
         if self._is_due("clean", _CLEAN_S):
             self._live.forget_samples(now_ms() - _SAMPLES_MS)
