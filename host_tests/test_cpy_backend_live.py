@@ -307,6 +307,9 @@ def test_who_says_nothing_for_long_is_off_line_whatever_the_broker_kept(store, d
 
     live.take([("d-1", topic, payload, at - 901_000)
                for topic, payload in (("avail", b"online"), ("status", _status(1)))])
+    leader._is_behind = True
+    assert look(902_000)  # its word may wait for the database
+    leader._is_behind = False
     assert look(800_000)  # the broker may have more to say to who has just come
     assert not look(902_000)
     assert [row.code for row in _all(store, t.alarms, cleared_at=None)] == ["OFFLINE"]
@@ -349,9 +352,13 @@ def test_live_messages_wait_for_a_database_that_is_busy(tmp_path, store, device,
     while (len(tries) < 4 or leader._queue.qsize()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert tries[-1] == 3  # of each topic the newest
+    assert leader._is_behind
     other.execute("COMMIT")
     while len(_all(store, t.alarms)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
+    while leader._is_behind and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not leader._is_behind
     leader._stopping.set()
     follow.join()
     other.close()

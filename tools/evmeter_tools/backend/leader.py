@@ -124,6 +124,7 @@ class Leader:
         self._stopping = threading.Event()
         self._client = None
         self._due = {}
+        self._is_behind = False  # live messages wait for the database
         self._listens_from = None  # since when the broker's messages come, Unix ms
         self.leads = threading.Event()
         self._threads = [threading.Thread(target=target, name=target.__name__, daemon=True)
@@ -217,7 +218,9 @@ class Leader:
         """A broker that died and came back has kept who was on line and cannot tell who has gone
         meanwhile: who says nothing for long has."""
         at = now_ms()
-        if self._listens_from is not None and self._listens_from < at - _SILENT_MS:
+        if self._is_behind or self._listens_from is None:
+            return
+        if self._listens_from < at - _SILENT_MS:
             for device in self._live.silent_since(at - _SILENT_MS):
                 self._queue.put(("%s%s/avail" % (mqtt.ROOT, device), SILENT, at))
 
@@ -270,6 +273,8 @@ class Leader:
     def _follow(self):
         held = []
         while not self._stopping.is_set():
+            if not held and self._queue.empty():
+                self._is_behind = False
             held = held or self._next_batch()
             batch = held[:_BATCH]
             if not batch:
@@ -278,6 +283,7 @@ class Leader:
                 self._live.take(batch)
             except Exception as error:
                 if isinstance(error, SQLAlchemyError) and self._is_away(error):
+                    self._is_behind = True
                     log.error("live messages wait: %s", str(error).splitlines()[0])
                     held = _newest([*held, *self._next_batch(_MOST_HELD)])
                     self._stopping.wait(_TRY_S)
