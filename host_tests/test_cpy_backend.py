@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from sqlalchemy.exc import OperationalError
 
 from evmeter_tools.backend import messages, mqtt
@@ -22,6 +23,7 @@ from evmeter_tools.backend.leader import Leader
 from evmeter_tools.backend.mqtt import Address
 from evmeter_tools.backend.sessions import balance, device_report, missing_numbers
 from evmeter_tools.backend.store import CONFLICT, REPEATED, STORED, Entry, Store
+from evmeter_tools.cli import main
 from evmeter_tools.errors import UserError
 from fakes.device import FakeDevice
 
@@ -292,6 +294,17 @@ def test_a_message_that_breaks_the_reader_is_refused_alone(run, monkeypatch):
     assert [why for _, why in run.collector.refused] == ["KeyError"]
 
 
+@pytest.mark.parametrize("topic", [
+    "evmeter/v1/a\n2026-01-01 ERROR all is lost/evt", "evmeter/v1/a/\r\x1b[2Jgone",
+    "evmeter/v1/\u202eb/evt", "\n" * 200])
+def test_no_topic_writes_a_line_of_its_own_into_the_log(store, caplog, topic):
+    collector = Collector(store, Address("127.0.0.1", 1), "log")
+    collector._on_message(1, topic, b"{}")
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.isprintable() and line.startswith("refused from ")
+    assert len(next(iter(collector.refused))[0]) <= 80
+
+
 def test_what_an_earlier_connection_brought_is_not_acknowledged_to_the_broker(store):
     collector = Collector(store, Address("127.0.0.1", 1), "numbers")
     device = FakeDevice("numbers")
@@ -483,6 +496,25 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(arguments, word
     assert len(done.stderr.strip().splitlines()) == 1
     assert word in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("form", ["hex", "HEX", "hex in lines", "PEM"])
+def test_a_key_is_enrolled_in_each_form_that_is_taken_for_one(tmp_path, monkeypatch, form):
+    device = FakeDevice("d")
+    spki = device.spki
+    text = {"hex": spki, "HEX": spki.upper(), "hex in lines": spki[:90] + "\n" + spki[90:],
+            "PEM": serialization.load_der_public_key(bytes.fromhex(spki)).public_bytes(
+                serialization.Encoding.PEM,
+                serialization.PublicFormat.SubjectPublicKeyInfo).decode()}[form]
+    db = tmp_path / "x.sqlite"
+    monkeypatch.setattr(sys, "argv", ["evmeter", "backend", "enrol", "d", "--db", str(db),
+                                      "--no-login", "--", text])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    store = Store(db)
+    assert store.trusted() == {("d", device.key_id): spki}
+    store.close()
 
 
 def test_a_port_in_use_is_named(broker, tmp_path):

@@ -15,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from evmeter.ledger.signer import SoftwareSigner
+from evmeter_tools.backend import leader as leader_module
 from evmeter_tools.backend import messages, notices, orders
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.broker import Broker
@@ -22,7 +23,7 @@ from evmeter_tools.backend.collector import Collector, prove_sharing
 from evmeter_tools.backend.credentials import COLLECTOR, Credentials, password_line
 from evmeter_tools.backend.gaps import Gaps
 from evmeter_tools.backend.leader import Leader
-from evmeter_tools.backend.live import Live
+from evmeter_tools.backend.live import SILENT, Live
 from evmeter_tools.backend.mqtt import Address
 from evmeter_tools.backend.outbox import Channels, Outbox
 from evmeter_tools.backend.sessions import missing_numbers
@@ -290,6 +291,81 @@ def test_a_message_that_cannot_be_stored_costs_the_others_nothing(store, device,
     assert store.newest("d-1", "status")["n"] == 3
     (state,) = _all(store, t.states)
     assert state.cp == "B"
+
+
+def test_who_says_nothing_for_long_is_off_line_whatever_the_broker_kept(store, device):
+    leader = Leader(store, Address("127.0.0.1", 1), "listens")
+    live, at = leader._live, now_ms()
+
+    def look(listens_ms):
+        leader._listens_from = at - listens_ms
+        leader._look_for_silent()
+        while not leader._queue.empty():
+            live.take(leader._next_batch())
+        (state,) = _all(store, t.states)
+        return state.online
+
+    live.take([("d-1", topic, payload, at - 901_000)
+               for topic, payload in (("avail", b"online"), ("status", _status(1)))])
+    leader._is_behind = True
+    assert look(902_000)  # its word may wait for the database
+    leader._is_behind = False
+    assert look(800_000)  # the broker may have more to say to who has just come
+    assert not look(902_000)
+    assert [row.code for row in _all(store, t.alarms, cleared_at=None)] == ["OFFLINE"]
+    live.take([("d-1", "status", _status(1), at)])  # as the broker has kept it
+    assert not look(902_000)
+    live.take([("d-1", "tel", b'{"p_mw": 1}', at)])
+    assert look(902_000) and not _all(store, t.alarms, cleared_at=None)
+    assert [row.state for row in _all(store, t.spans)][1:] == ["offline", "available"]
+    # who goes by its own word stays off line, whatever still comes
+    live.take([("d-1", "avail", SILENT, at)])
+    live.take([("d-1", "avail", b"offline", at), ("d-1", "tel", b'{"p_mw": 1}', at)])
+    assert not look(902_000)
+
+
+def test_live_messages_wait_for_a_database_that_is_busy(tmp_path, store, device, monkeypatch):
+    """Whoever holds the database for long: who went off line and what was alarming meanwhile is
+    told afterwards, of each thing the newest."""
+    Live(store).take([("d-1", "avail", b"online", 1)])
+    monkeypatch.setattr(leader_module, "_TRY_S", 0.01)
+    sql.event.listen(store.engine, "connect", lambda connection, _: connection.execute(
+        "PRAGMA busy_timeout=50"))
+    store.engine.dispose()
+    leader = Leader(store, Address("127.0.0.1", 1), "waits")
+    tries, right = [], leader._live.take
+
+    def take(batch):
+        tries.append(len(batch))
+        right(batch)
+
+    monkeypatch.setattr(leader._live, "take", take)
+    follow = threading.Thread(target=leader._follow, daemon=True)
+    other = sqlite3.connect(tmp_path / "db.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    follow.start()
+    for n in range(200):
+        leader._queue.put(("evmeter/v1/d-1/status", _status(n, cp="B"), n))
+    leader._queue.put(("evmeter/v1/d-1/alarm/METER_LOST", b'{"sev": "crit"}', 300))
+    leader._queue.put(("evmeter/v1/d-1/avail", b"offline", 301))
+    deadline = time.monotonic() + 30
+    while (len(tries) < 4 or leader._queue.qsize()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert tries[-1] == 3  # of each topic the newest
+    assert leader._is_behind
+    other.execute("COMMIT")
+    while len(_all(store, t.alarms)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    while leader._is_behind and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not leader._is_behind
+    leader._stopping.set()
+    follow.join()
+    other.close()
+    assert {row.code for row in _all(store, t.alarms)} == {"METER_LOST", "OFFLINE"}
+    assert store.newest("d-1", "status")["n"] == 199
+    (state,) = _all(store, t.states)
+    assert (state.online, state.cp) == (False, "B")
 
 
 def test_an_alarm_lives_until_it_is_over_and_seen(store, device):

@@ -2,6 +2,7 @@
 verifiers have the last word."""
 
 import base64
+import errno
 import json
 import random
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from evmeter_tools.backend import messages
 from evmeter_tools.backend.store import Store
 from evmeter_tools.billing import cdr as cdrs
+from evmeter_tools.billing import folder as cdr_folder
 from evmeter_tools.billing import ocpi
 from evmeter_tools.billing.cdr import Billing
 from evmeter_tools.billing.folder import CdrFolder
@@ -22,6 +25,7 @@ from evmeter_tools.billing.price import Cost, Held, OperatorTariff
 from evmeter_tools.cli import main
 from evmeter_tools.errors import UserError
 from evmeter_tools.sample.device import SampleDevice
+from evmeter_tools.web import insight
 from test_cpy_sessions import BEGIN_MS, HOUR_S, USER, facts_of
 from verifiers import pyocmf_accepts
 
@@ -132,7 +136,8 @@ def test_random_sessions_cost_what_their_drivers_were_shown():
 
 
 @pytest.mark.parametrize(("currency", "amount"), [
-    ("EUR", "12.34"), ("JPY", "1234"), ("KWD", "1.234"), ("HUF", "12.34")])
+    ("EUR", "12.34"), ("JPY", "1234"), ("KWD", "1.234"), ("HUF", "12.34"),
+    ("RWF", "1234"), ("XPF", "1234"), ("LYD", "1.234"), ("CLF", "0.1234")])
 def test_minor_units_follow_the_currency(currency, amount):
     tariff = OperatorTariff({"id": "t", **TARIFF, "currency": currency})
     assert str(tariff.money(1234)) == amount
@@ -236,6 +241,27 @@ def test_what_has_no_cdr_says_why(change, word):
     change(session)
     with pytest.raises(Held, match=word):
         Billing(operator()).cdr(session, NOW_MS)
+
+
+@pytest.mark.parametrize(("file", "word"), [
+    ({"location": None}, "no location"), ({"location": {**LOCATION, "city": ""}}, None),
+    ({"location": {**LOCATION, "country": "DE"}}, "country"),
+    ({"token": {"country_code": "NLD"}}, "country_code"), ({"token": {"type": "X"}}, "type"),
+    ({"user": "J\u00fcrgen"}, "ASCII"), ({"user": "x\x7f"}, "ASCII")])
+def test_what_is_wrong_with_one_session_keeps_no_other_from_its_cdr(file, word, tmp_path):
+    config = {
+        "country_code": "DE", "party_id": "EVM", "tariffs": [{"id": "dn", **TARIFF}],
+        "places": {"d-1": {"rated_w": 22000, "tariff": "dn",
+                           "location": file.get("location", LOCATION)}},
+        "tokens": {"04AABBCC": file.get("token", {})}}
+    session = session_of(evening())
+    session.user["ID"] = file.get("user", "04AABBCC")
+    put = CdrFolder(tmp_path).put
+    if word is None:
+        assert put(Billing(Operator(config)), session, NOW_MS) == "made"
+        return
+    with pytest.raises(Held, match=word):
+        put(Billing(Operator(config)), session, NOW_MS)
 
 
 def test_a_suspicious_session_is_billed_once_somebody_looked_at_it():
@@ -374,6 +400,26 @@ def test_a_correction_is_a_credit_cdr_and_a_new_one(tmp_path):
 
 # -- tariffs of OCPI --
 
+def test_a_cdr_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A full disk in the middle of one: the next run makes it, and no file is in its way."""
+    session, folder = session_of(evening()), CdrFolder(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(cdr_folder.os, "fsync", _full_disk)
+        with pytest.raises(UserError, match="No space"):
+            folder.put(Billing(operator()), session, NOW_MS)
+    assert not list(tmp_path.iterdir())
+    assert folder.put(Billing(operator()), session, NOW_MS) == "made"
+    text = (tmp_path / "d-1-000001.json").read_text()
+    with pytest.raises(UserError, match="exists"):
+        folder._write({**cdrs.read(text), "currency": "SEK"})
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("d-1-000001.json", text)]
+
+
+def _full_disk(_number):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_tariff_elements_price_each_instant_as_the_device_does():
     tariff = OperatorTariff({"id": "t", "vat_permille": 190, "currency": "EUR", "zone": "UTC0",
                              "windows": [
@@ -422,7 +468,9 @@ def test_a_wrong_tariff_is_one_clear_line(change, word):
     ({"country_code": "D"}, "country_code"), ({"party_id": "LONG"}, "party_id"),
     ({"places": []}, "places"), ({"places": {"d": {}}}, "rated_w"),
     ({"places": {"d": {"rated_w": 1, "tariff": "none"}}}, "allowed: dn"),
-    ({"tariffs": {}}, "tariffs"),
+    ({"tariffs": {}}, "tariffs"), ({"tokens": {"x": "y"}}, "tokens.x"),
+    ({"places": {"d": {"rated_w": 1, "tariff": [{"from_s": 9, "id": "dn"},
+                                                {"from_s": 0, "id": "dn"}]}}}, "oldest first"),
 ])
 def test_a_wrong_operators_file_is_one_clear_line(change, word, tmp_path):
     config = {"country_code": "DE", "party_id": "EVM", "tariffs": [{"id": "dn", **TARIFF}]}
@@ -430,6 +478,22 @@ def test_a_wrong_operators_file_is_one_clear_line(change, word, tmp_path):
     path.write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=word):
         read_operator(path)
+
+
+@pytest.mark.parametrize(("begin_ms", "years"), [
+    (1767222600000, {"2026"}),  # 2025-12-31 23:10 UTC: ten past midnight in Berlin
+    (1767220200000, {"2025", "2026"}), (1767216600000, {"2025"})])
+def test_tariff_elements_are_those_of_the_local_years(begin_ms, years):
+    seasons = {**TARIFF, "windows": [
+        {"name": name, "from": "00:00", "to": "24:00", "centiminor_per_kwh": price,
+         "season": season} for name, price, season in (
+             ("winter", 4000, ["10-01", "03-31"]), ("summer", 2000, ["04-01", "09-30"]))]}
+    sample = SampleDevice("d-1", begin_ms, tariff=seasons, evse_id="DE*EVM*E1")
+    cdr = Billing(operator(seasons)).cdr(
+        session_of(sample.plug().charge(2400, 6000).unplug()), NOW_MS)
+    summers = [element["restrictions"] for element in cdr["tariffs"][0]["elements"]
+               if element["price_components"][0]["price"] == Decimal("0.2")]
+    assert {each["start_date"][:4] for each in summers} == years
 
 
 def test_a_tariff_holds_from_its_day_on():
@@ -573,3 +637,37 @@ def test_the_command_from_the_store_to_files(tmp_path, capsys, monkeypatch):
                   ["gaps", *common, "--confirm", "d-1-000003", "--by", "x"]):
         code, said = run(*words)
         assert code == 2 and len(said.err.splitlines()) == 1, words
+
+
+def test_what_was_decided_on_a_page_counts_for_the_command_and_back(
+        tmp_path, capsys, monkeypatch):
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["evmeter", "cdr", *words, "--db", db, "--json"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        return json.loads(capsys.readouterr().out)
+
+    db = str(tmp_path / "db.sqlite")
+    store = Store(db)
+    sample = gap()
+    sample.store(store)
+    # a charger that signs what is the other's, and comes first by its name
+    other = device(secret=9).plug().charge(1800, 4000).cut(100, 7200).charge(600, 4000).unplug()
+    store.enrol("a-1", other.key_id, other.spki)
+    store.add([messages.read("a-1", stream, payload, store.trusted())
+               for stream, payload in other.messages])
+    assert insight.decide(store, "d-1", "d-1-000001", "confirmed", "ann") == 100_000
+    (tmp_path / "operator.json").write_text(json.dumps({
+        "country_code": "DE", "party_id": "EVM", "tariffs": [{"id": "dn", **TARIFF}],
+        "places": {name: {"rated_w": 22000, "tariff": "dn", "location": LOCATION}
+                   for name in ("a-1", "d-1")}}))
+    made = run("make", "--operator", str(tmp_path / "operator.json"), "--out", str(tmp_path))
+    assert [row["sid"] for row in made["made"]] == ["d-1-000001"]
+    cdr = cdrs.read((tmp_path / "d-1-000001.json").read_text())
+    assert cdr["total_energy"] == Decimal("4.1")
+    rows = run("gaps", "--waive", "d-1-000001", "--by", "A. Operator")
+    told = {row["device"]: row["decision"] for row in insight.gap_rows(store)}
+    assert told == {"a-1": PENDING, "d-1": WAIVED} == {
+        row["device"]: row["decision"] for row in rows}
+    store.close()

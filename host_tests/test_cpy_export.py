@@ -225,6 +225,10 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
                   ["report", "list", "--db", db, "--from", "yesterday"],
                   ["report", "list", "--db", db, "--zone", "Nowhere"],
                   ["report", "list", "--db", db, "--from", "2026-09-02", "--to", "2026-09-01"],
+                  ["report", "uptime", "--db", db, "--to", "9999-12-31"],
+                  ["report", "starts", "--db", db, "--from", "0001-01-01"],
+                  ["export", "nevi", "9999Q4", "--db", db],
+                  ["export", "nevi", "0000Q1", "--db", db],
                   ["export", "nevi", "2026", "--db", db]):
         code, said = run(*words)
         assert code == 2 and len(said.err.splitlines()) == 1, (words, said)

@@ -1,7 +1,10 @@
 """The API and the pages: who may do what, what is shown, what is refused."""
 
 import asyncio
+import contextlib
+import hashlib
 import json
+import sqlite3
 import threading
 import time
 
@@ -10,8 +13,10 @@ import sqlalchemy as sql
 
 from evmeter_tools.backend import notices
 from evmeter_tools.backend import tables as t
+from evmeter_tools.backend.sessions import device_report
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.errors import UserError
+from evmeter_tools.insight import many
 from evmeter_tools.sample.device import SampleDevice
 from evmeter_tools.verify.device import judge
 from evmeter_tools.verify.read import find_all
@@ -20,6 +25,7 @@ from evmeter_tools.web.feed import Feed, stream
 from evmeter_tools.web.server import Server
 from fakes.postgres import Postgres
 from fakes.web import PASSWORD, FakeWeb
+from forge import Forge
 
 
 @pytest.fixture(scope="module", params=("SQLite", "PostgreSQL"))
@@ -321,6 +327,15 @@ def test_the_link_of_a_charger_leads_to_the_session_of_now(web):
     assert client.get("/s/" + token).status_code == 404
 
 
+def test_the_link_of_a_charger_leads_to_no_session_that_has_ended(web):
+    """The next driver is not shown the one before, where the charger fell silent at its end."""
+    client, token = web.client(), _link(web, "")
+    web.add("cp-1", "rec", web.devices["cp-1"].record(4, "complete", 7_000_000, web.sid))
+    web.say("cp-1", avail=b"offline")
+    waits = client.get("/s/" + token)
+    assert waits.status_code == 200 and "No charging session yet" in waits.text
+
+
 def test_a_driver_is_told_where_he_asks_to_be(web):
     path = "/api/v1/driver/%s/alerts" % _link(web, web.sid)
     client = web.client()
@@ -435,6 +450,38 @@ def test_outages_of_the_device_status_count_unless_an_operator_says_why_not(web)
     assert ann.delete("%s/%d" % (path.replace("cp-2", "cp-1"), number)).status_code == 404
     assert ann.delete("%s/%d" % (path, number)).status_code == 200
     assert minutes() == {"": 90}
+
+
+def test_an_outage_that_goes_on_does_not_reach_into_the_future(web):
+    at = now_ms()
+    web.live.take([("cp-3", "avail", b"online", at - 7_200_000),
+                   ("cp-3", "avail", b"offline", at - 3_600_000)])
+    ann = web.client("ann")
+    # a whole day and the week that comes
+    period = "from_ms=%d&to_ms=%d&device=cp-3" % (at - 86_400_000, at + 7 * 86_400_000)
+
+    def rows(name):
+        return ann.get("/api/v1/insight/%s?%s" % (name, period)).json()["rows"]
+
+    assert [row["outage_min"] for row in rows("outages")] in ([60], [61])
+    # two months round it by themselves
+    assert sum(row["month_outage_min"] for row in rows("uptime")) in (60, 61)
+    assert rows("reliability")[0]["mttr_s"] in range(3600, 3660)
+    down_s = many.down_s(web.store, ["cp-3"], at // 1000 - 3600, at // 1000 + 3600)
+    assert down_s in range(3599, 3660)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "<-12>12", "CET-1CEST,0,365/167"])
+def test_a_period_is_within_the_times_that_there_are(made, zone):
+    client = made.client("vic")
+    for from_ms, to_ms, status in (
+            (0, 86_400_000, 200), (2**32 * 1000 - 86_400_000, 2**32 * 1000, 200),
+            (2**32 * 1000 - 5, 2**32 * 1000 + 1, 409), (2**53 - 10, 2**53, 409), (5, 5, 409),
+            (253_402_300_000_000, 253_402_300_799_999, 409)):  # the end of year 9999
+        for name in ("starts", "uptime", "demand", "concurrency", "utilisation", "stations"):
+            answer = client.get("/api/v1/insight/" + name, params={
+                "from_ms": from_ms, "to_ms": to_ms, "zone": zone})
+            assert answer.status_code == status, (name, from_ms)
 
 
 def test_gap_energy_waits_for_an_operator(web):
@@ -579,6 +626,113 @@ def test_injection_into_every_form_is_refused_or_shown_as_text(web):
         assert ann.post("/api/v1/alarms/%s/acknowledge" % number, json={}
                         ).status_code in (404, 422)
     assert ann.get("/api/v1/alarms").json() == [alarm]
+
+
+_ODD = [b'{"boot": 9, "a": %s}' % value for value in (
+    b'1e400, "b": NaN', b'"\\ud800", "\\udfff": 1', b"[" * 900 + b"]" * 900, b"9" * 4000,
+    b'{"a":' * 300 + b"7" + b"}" * 300)]
+_ODD_TARIFF = {"windows": [{"name": "\ud800", "from": "00:00", "to": "24:00",
+                            "centiminor_per_kwh": 5}], "currency": "\ud800", "zone": "UTC0"}
+
+
+@pytest.mark.parametrize("topic", ["info", "diag", "cfg"])
+def test_whatever_a_charger_says_of_itself_its_page_answers(web, topic):
+    client = web.client("vic")
+    for odd in (*_ODD, json.dumps({"cfg": {"tariff": _ODD_TARIFF}}).encode()):
+        web.say("cp-1", **{topic: odd})
+        for path in ("/api/v1/chargers/cp-1", "/api/v1/chargers/cp-1/sessions/" + web.sid):
+            assert client.get(path).status_code == 200, (path, odd[:40])
+
+
+@pytest.mark.parametrize("ocmf", [
+    5, None, ["x"], {}, "", "OCMF|{}|{}", 'OCMF|{"ZS":"%s","PG":"T9"}|{"SD":"\ud800"}'])
+def test_a_session_is_shown_whatever_came_under_its_name(web, ocmf):
+    device, client = web.devices["cp-1"], web.client("vic")
+    if isinstance(ocmf, str):
+        ocmf = ocmf.replace("%s", web.done)
+    text = json.dumps({**json.loads(device.record(4, sid=web.done)), "ocmf": ocmf})
+    web.add("cp-1", "rec", text.encode())
+    path = "/api/v1/chargers/cp-1/sessions/" + web.done
+    assert client.get(path).json()["ended"] is True
+    for kind in ("xml", "ocmf", "pdf"):
+        assert client.get("%s/receipt.%s" % (path, kind)).status_code == 200
+    assert device_report(web.store, "cp-1").sessions
+    row = next(row for row in client.get("/api/v1/sessions").json() if row["sid"] == web.done)
+    assert row["ok"] is False
+
+
+@pytest.mark.parametrize("quality", ["\ud800", "Ux", 7, None, ["S"]])
+def test_the_clock_of_a_message_is_one_of_four(web, quality):
+    device, client = web.devices["cp-2"], web.client("vic")
+    for seq, kind in ((1, "begin"), (2, "complete")):
+        message = json.loads(device.record(seq, kind, 10**6 + seq, "cp-2-000001"))
+        web.add("cp-2", "rec", json.dumps({**message, "tq": quality}).encode())
+    answer = client.get("/api/v1/chargers/cp-2/sessions/cp-2-000001")
+    assert answer.status_code == 200
+    assert [edge["quality"] for edge in answer.json()["times"]] == ["U", "U"]
+
+
+def test_a_record_that_names_no_session_is_of_none(web):
+    device = web.devices["cp-2"]
+    forge = Forge(gateway="cp-2")
+    key = hashlib.sha256(forge.spki).hexdigest()[:8]
+    web.store.enrol("cp-2", key, forge.spki.hex())
+    begin = (0, "B", 10**8, {})
+    text = forge.record([begin, (1, "E", 10**8 + 10**6, {})], None)
+    message = {**json.loads(device.record(1, "complete")), "k": key, "ocmf": text}
+    web.add("cp-2", "rec", json.dumps(message).encode())
+    (row,) = web.store.rows("cp-2")
+    assert (row.verdict, row.why) == ("bad", "the record names no session")
+    client = web.client("vic")
+    assert client.get("/api/v1/sessions?device=cp-2").json() == []
+    # as a backend that took it has left it
+    with web.store.engine.begin() as connection:
+        connection.execute(sql.insert(t.sessions).values(
+            device="cp-2", sid=message["sid"], key_id=key, state="complete", begin_ms=1,
+            begin_mwh=0, end_ms=2, energy_mwh=5, ok=True, billable=True, changed_at=1))
+    found = client.get("/api/v1/chargers/cp-2/sessions/" + message["sid"]).json()
+    assert (found["ended"], found["billable"], found["receipt"]) == (True, False, None)
+
+
+def test_a_charger_without_a_rated_power_is_a_place_too(web):
+    ann = web.client("ann")
+    ann.put("/api/v1/chargers/cp-1", json={"rated_w": 11000})
+    # the session of cp-1 that ended, of one second
+    period = "from_ms=1790000000000&to_ms=1790000002000"
+    for scope, full_s in (("", 0), ("&device=cp-1", 1)):
+        found = ann.get("/api/v1/insight/concurrency?" + period + scope).json()["rows"][0]
+        assert (found["cars"], found["full_s"]) == (1, full_s), scope
+
+
+def test_a_database_that_is_busy_is_said_so(web, tmp_path):
+    ann = web.client("ann")
+    sql.event.listen(web.store.engine, "connect", lambda connection, _: connection.execute(
+        "PRAGMA busy_timeout=50"))
+    web.store.engine.dispose()
+    path = tmp_path / "web.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for answer in (ann.put("/api/v1/sites/yard", json={"name": "Yard"}),
+                       ann.post("/api/v1/login", json={"name": "vic", "password": PASSWORD})):
+            assert answer.status_code == 503, answer.text
+            assert "does not answer" in answer.json()["detail"]
+        assert ann.get("/api/v1/fleet").status_code == 200  # who only reads does not wait
+        other.execute("COMMIT")
+    assert ann.put("/api/v1/sites/yard", json={"name": "Yard"}).status_code == 200
+    with web.store.engine.begin() as connection:
+        connection.execute(sql.text("ALTER TABLE login RENAME TO away"))
+    with pytest.raises(sql.exc.OperationalError):  # a defect stays one
+        ann.get("/api/v1/me")
+
+
+def test_sums_over_all_chargers_stand_what_a_few_of_them_claim(web):
+    client = web.client("vic")
+    for n, (claimed, told) in enumerate(((2**53 - 1, 3 * (2**53 - 1)), (2**62 - 1, 0))):
+        for name in web.devices:
+            web.say(name, avail=b"online", status={"n": n, "boot": 9, "pend": claimed},
+                    tel={"p_mw": claimed})
+        found = client.get("/api/v1/fleet").json()
+        assert found["power_mw"] == found["unsent"] == told
 
 
 def test_too_much_is_refused_before_it_is_read(made):

@@ -3,15 +3,18 @@ whatever order and pieces they come; a filled database has the rows that its rec
 
 import json
 import random
+import sqlite3
 
 import pytest
 import sqlalchemy as sql
 
-from evmeter_tools.backend import migrations
+from evmeter_tools.backend import listing, messages, migrations
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.live import Live
 from evmeter_tools.backend.store import Store
+from evmeter_tools.insight import workup
 from evmeter_tools.insight.facts import load
+from evmeter_tools.insight.held import held_facts
 from evmeter_tools.insight.local import LocalTime
 from evmeter_tools.insight.reports import REPORTS, View, report
 from evmeter_tools.insight.workup import session_of, waiting, work_up
@@ -195,6 +198,26 @@ def test_what_comes_later_is_in_the_next_report(tmp_path, devices):
     store.close()
 
 
+def test_what_was_written_last_before_a_power_cut_may_come_last(tmp_path):
+    device = SampleDevice("d-0", _BEGIN_S * 1000).plug()
+    device.charge(3600, 7000).cut(400)
+    streams = [(stream, json.loads(payload).get("ev")) for stream, payload in device.messages]
+    before = streams.index(("evt", "boot"), 1) - 1
+    assert streams[before] == ("ivl", None)  # which names no session
+    store = _store(tmp_path / "x.sqlite", [])
+    store.enrol("d-0", device.key_id, device.spki)
+    entries = device.entries()
+    last = entries.pop(before)
+    for part, charging_s in ((entries, 2700), ([last], 3600)):
+        store.add(part)
+        assert work_up(store)
+        (session,) = load(store)["d-0"].sessions
+        (held,) = held_facts(store, ["d-0"], 0, 2**50)["d-0"].sessions
+        assert held.phases == session.phases
+        assert held.charging_ms == session.charging_ms == charging_s * 1000
+    store.close()
+
+
 def test_charger_by_charger_reports_go_on_where_a_part_ends(tmp_path, devices):
     store = _store(tmp_path / "x.sqlite", devices)
     reports = Reports(store)
@@ -257,3 +280,133 @@ def test_a_database_of_before_is_worked_up_from_its_records(tmp_path, devices, m
     work_up(store)
     _same(store, None, "UTC", _BEGIN_S, _BEGIN_S + 9 * _DAY_S, Reports(store))
     store.close()
+
+
+def test_an_interval_across_the_periods_edges_counts_by_its_quarters(tmp_path):
+    """Joined intervals, as a charger writes them that has little room left: 4 kWh from half past
+    eleven at night on."""
+    device = SampleDevice("d-0", _BEGIN_S * 1000)
+    store = Store(tmp_path / "x.sqlite")
+    device.store(store)
+    month_s = _BEGIN_S + 4 * _DAY_S  # April begins in UTC
+    _tell(store, device, *({"t0": at_s, "len": length_s, "d_mwh": mwh, "p_max_mw": 1, "q": "ok"}
+                           for at_s, length_s, mwh in (
+                               (month_s - 1800, 3600, 4_000_000), (month_s + 1800, 900, 500_000),
+                               (month_s + 2700, 7200, 8_000_000))), stream="ivl")
+    reports = Reports(store)
+    for from_s, to_s, mwh, count in (
+            (_BEGIN_S, month_s, 2_000_000, 2), (month_s, month_s + 1800, 2_000_000, 2),
+            (month_s, month_s + _DAY_S, 10_500_000, 11),
+            (month_s + 1800, month_s + 6300, 4_500_000, 5)):
+        view = View(LocalTime("UTC"), from_s * 1000, to_s * 1000)
+        for name in ("demand", "profile", "off_peak"):
+            asked = reports.wanted(name, "UTC", view.from_ms, view.to_ms)
+            found = report(name, load(store), view)
+            assert found.json() == reports.whole(asked).json(), (name, from_s)
+            if name == "demand":
+                (row,) = found.dicts()
+                assert (row["energy_mwh"], row["quarters"]) == (mwh, count)
+    store.close()
+
+
+# -- what a device says of itself beyond reason --
+
+_FAR = 2**63
+_STRANGE = (
+    {"ts": None, "tq": "U", "ev": "x"}, {"ts": "abc", "tq": "U", "ev": "x"},
+    {"ts": _FAR, "tq": "U", "ev": "x"}, {"ev": "x", "out_mwh": _FAR},
+    {"ev": "boot", "out_mwh": -(2**70), "cause": "\ud800"},
+    {"ev": "open", "sid": "d-0-000001", "cur": "\ud800\ud800", "tc": _FAR},
+    {"ev": "close", "sid": "d-0-000001", "dur_s": _FAR, "cost": -_FAR,
+     "by": {"day": _FAR, "\ud800": 7}},
+    {"ev": "resume", "sid": "d-0-000001", "gap_mwh": _FAR, "off_ms": _FAR},
+    {"ev": "alarm", "code": "\ud800", "n": _FAR, "on_ts": -_FAR, "act": True})
+
+
+def _tell(store, device, *told, stream="evt"):
+    """Store messages after all that the device has written."""
+    seq = len(device.messages)
+    for number, fields in enumerate(told, 1):
+        text = json.dumps({"v": 1, "ts": device.unix_ms // 1000, "tq": "S", "sid": "",
+                           "k": device.key_id, "seq": seq + number, **fields})
+        entry = messages.read(device.name, stream, text.encode(), store.trusted())
+        assert entry.verdict == "ok" and store.add([entry]) == ["stored"]
+
+
+def test_events_that_nobody_signs_cannot_stop_the_reports(tmp_path, devices):
+    store = _store(tmp_path / "x.sqlite", devices[:2])
+    _tell(store, devices[0], *_STRANGE)
+    assert work_up(store) and waiting(store) == 0 and not store.stuck
+    reports = Reports(store)
+    view = View(LocalTime("UTC"), _BEGIN_S * 1000, (_BEGIN_S + 9 * _DAY_S) * 1000)
+    facts = load(store)
+    for name in REPORTS:
+        asked = reports.wanted(name, "UTC", view.from_ms, view.to_ms)
+        found = reports.whole(asked) if name in WHOLE else reports.part(asked, 100)[0]
+        json.dumps(found.json(), ensure_ascii=False).encode()
+        report(name, facts, view).csv().encode()
+    store.close()
+
+
+@pytest.mark.parametrize("key", ["\\ud800", "\\u0000", "\\u001b[2J"])
+def test_a_record_cannot_hold_its_session_up_by_what_is_wrong_with_it(tmp_path, capsys, key):
+    device = SampleDevice("d-0", _BEGIN_S * 1000).plug().charge(1000).unplug()
+    store = Store(tmp_path / "x.sqlite")
+    device.store(store)
+    sid = "d-0-000001"
+    text = 'OCMF|{"PG":"KEY","ZS":"%s","KEY":1,"RD":[{"KEY":1}]}|{"KEY":"","SD":"00"}' % sid
+    message = {"v": 1, "ts": _BEGIN_S, "tq": "S", "k": device.key_id, "kind": "tariff",
+               "seq": len(device.messages) + 1, "sid": sid, "ocmf": text.replace("KEY", key)}
+    store.add([messages.read("d-0", "rec", json.dumps(message).encode(), store.trusted())])
+    assert work_up(store) and not store.stuck
+    reasons = session_of(store, "d-0", sid).why_not
+    assert any("unknown key" in why for why in reasons) and all(map(str.isprintable, reasons))
+    store.close()
+    listing.sessions("d-0", str(tmp_path / "x.sqlite"))
+    said = capsys.readouterr().out
+    assert "broken" in said and all(map(str.isprintable, said.splitlines()))
+
+
+def test_one_device_that_cannot_be_worked_up_holds_no_other_up(
+        tmp_path, devices, monkeypatch, caplog):
+    store = _store(tmp_path / "x.sqlite", [])
+    for device in devices[:2]:
+        device.store(store)
+    right = workup._Device._tally
+
+    def breaks(self, rows):
+        if self._device == "d-0":
+            raise KeyError("a defect")
+        right(self, rows)
+
+    monkeypatch.setattr(workup._Device, "_tally", breaks)
+    for _ in range(2):
+        assert work_up(store) is False
+    assert waiting(store, ["d-1"]) == 0 and waiting(store, ["d-0"]) == len(devices[0].messages)
+    told = [record.message for record in caplog.records if record.name == "evmeter.workup"]
+    assert 0 < len(told) <= 16 and all(line.startswith("d-0: record ") for line in told)
+    asked = Reports(store).wanted("records", "UTC", 0, 1)
+    assert Reports(store).waiting(asked) > 0
+    monkeypatch.setattr(workup._Device, "_tally", right)
+    store.stuck.clear()  # as at the next start
+    assert work_up(store) and waiting(store) == 0
+    store.close()
+
+
+def test_a_database_that_is_away_is_no_fault_of_a_device(tmp_path, devices, monkeypatch):
+    store = _store(tmp_path / "x.sqlite", devices[:1])
+
+    def locked(self, _most):
+        raise sql.exc.OperationalError("x", {}, _busy())
+
+    monkeypatch.setattr(workup._Device, "work_up", locked)
+    with pytest.raises(sql.exc.OperationalError):
+        work_up(store)
+    assert not store.stuck
+    store.close()
+
+
+def _busy():
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorname = "SQLITE_BUSY"
+    return error

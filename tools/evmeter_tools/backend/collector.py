@@ -21,6 +21,7 @@ from evmeter_tools.backend import messages, mqtt
 from evmeter_tools.backend.intake import Intake
 from evmeter_tools.backend.store import CONFLICT, CONFLICT_WHY
 from evmeter_tools.errors import UserError
+from evmeter_tools.words import clean
 
 log = logging.getLogger("evmeter.collector")
 
@@ -144,7 +145,7 @@ class Collector:
         except messages.MessageError as error:
             self._refuse(topic, error)
         except Exception as error:
-            log.exception("a message from %s cannot be read", topic[:80])
+            log.exception("a message from %s cannot be read", clean(topic)[:80])
             self._refuse(topic, type(error).__name__)
         self._waiting.append((self._connections, mid, entry))
 
@@ -173,7 +174,7 @@ class Collector:
         self._lines = self._store.lines()
 
     def _refuse(self, topic, error):
-        reason = (topic[:80], str(error))
+        reason = clean(topic)[:80], clean(error)  # what a log would take for a line of its own
         if reason not in self.refused and len(self.refused) >= _REASONS_KEPT:
             return
         count = self.refused.get(reason, 0) + 1

@@ -283,11 +283,14 @@ def _until_told():
 
 def key_id(spki):
     """The short name of a public key: 8 hex digits. Raises UserError where it is no key."""
+    return hashlib.sha256(_der(spki)).hexdigest()[:8]
+
+
+def _der(spki):
     try:
-        der = parse_key(spki)
+        return parse_key(spki)
     except KeyFormatError as error:
         raise UserError("the public key cannot be used: %s" % error) from None
-    return hashlib.sha256(der).hexdigest()[:8]
 
 
 def enrol(
@@ -310,7 +313,7 @@ def enrol(
         raise UserError("%r is no device id: 1 to 20 of A-Z a-z 0-9 _ -, not beginning with _"
                         % device[:40])
     store = open_store(db)
-    store.enrol(device, name, spki.lower())
+    store.enrol(device, name, _der(spki).hex())
     store.close()
     print("enrolled %s, key %s" % (device, name))
     if login:

@@ -11,29 +11,44 @@ import threading
 import time
 
 import sqlalchemy as sql
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from evmeter_tools.backend import messages, mqtt, orders
 from evmeter_tools.backend.gaps import Gaps
-from evmeter_tools.backend.live import SUBSCRIPTIONS, Live
+from evmeter_tools.backend.live import SILENT, SUBSCRIPTIONS, Live
 from evmeter_tools.backend.outbox import Channels, Outbox
-from evmeter_tools.backend.store import now_ms
+from evmeter_tools.backend.store import is_away, now_ms
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight.workup import work_up
+from evmeter_tools.words import clean
 
 log = logging.getLogger("evmeter.leader")
 
 _LOCK = 0x65766D02  # PostgreSQL's advisory lock
 _TRY_S = 1.0
 _BATCH = 50  # records wait for it where there is one writer
+_MOST_HELD = 200_000  # live messages that wait for the database
 _TICK_S = 0.25
 _GAPS_S = 5
 _ALARMS_S = 1
 _CLEAN_S = 600
+_SILENT_S = 30
+_SILENT_MS = 900_000  # a device sends its status every 5 minutes
 _LONGEST_PAUSE_S = 2
 _RUSH_S = 0.5  # without a message left behind, and it is over
 _LONGEST_RUSH_S = 10
 _SAMPLES_MS = 7 * 86_400_000
+
+
+def _newest(batch):
+    """What still matters of messages that could not be stored: the newest of each topic, each
+    answer to a command; no more than there are topics, however long the database is away."""
+    kept = {}
+    for at, message in enumerate(batch):
+        key = (*message[:2], at if message[1] == "cmd/res" else None)
+        kept.pop(key, None)
+        kept[key] = message
+    return list(kept.values())[-_MOST_HELD:]
 
 
 def host_state(online):
@@ -109,6 +124,8 @@ class Leader:
         self._stopping = threading.Event()
         self._client = None
         self._due = {}
+        self._is_behind = False  # live messages wait for the database
+        self._listens_from = None  # since when the broker's messages come, Unix ms
         self.leads = threading.Event()
         self._threads = [threading.Thread(target=target, name=target.__name__, daemon=True)
                          for target in (self._lead, self._follow, self._tell, self._work_up)]
@@ -160,8 +177,8 @@ class Leader:
             if payload:
                 client.publish(message.topic.removesuffix("status") + "cmd", payload, 1)
 
-    @staticmethod
-    def _on_connect(client):
+    def _on_connect(self, client):
+        self._listens_from = now_ms()
         client.subscribe([("%s+/%s" % (mqtt.ROOT, topic), 1) for topic in SUBSCRIPTIONS])
         client.publish(mqtt.HOST_STATE, host_state(True), 1, True)
 
@@ -192,8 +209,20 @@ class Leader:
             self._gaps.look()
         if self._is_due("alarms", _ALARMS_S):
             self._outbox.escalate()
+        if self._is_due("silent", _SILENT_S) and self._client.is_connected():
+            self._look_for_silent()
         if self._is_due("clean", _CLEAN_S):
             self._live.forget_samples(now_ms() - _SAMPLES_MS)
+
+    def _look_for_silent(self):
+        """A broker that died and came back has kept who was on line and cannot tell who has gone
+        meanwhile: who says nothing for long has."""
+        at = now_ms()
+        if self._is_behind or self._listens_from is None:
+            return
+        if self._listens_from < at - _SILENT_MS:
+            for device in self._live.silent_since(at - _SILENT_MS):
+                self._queue.put(("%s%s/avail" % (mqtt.ROOT, device), SILENT, at))
 
     def _tell(self):
         """Mail servers and webhooks may be slow: nothing else waits for them."""
@@ -230,39 +259,62 @@ class Leader:
                 return stops or not self.leads.is_set() or (self._rushes() and not late)
 
             try:
-                work_up(self._store, pause=pause)
+                if work_up(self._store, pause=pause) is False:  # in a rush, or one is stuck
+                    self._stopping.wait(_TRY_S)
             except SQLAlchemyError as error:
                 log.error("reports: %s", str(error).splitlines()[0])
                 self._stopping.wait(_TRY_S)
-            except Exception:
+            except Exception:  # nothing else would work anything up until the next start
                 log.exception("the reports go on")
                 self._stopping.wait(_TRY_S)
 
     # -- live messages --
 
     def _follow(self):
+        held = []
         while not self._stopping.is_set():
-            batch = self._next_batch()
-            if batch:
-                try:
-                    self._live.take(batch)
-                except (OperationalError, InterfaceError) as error:
-                    log.error("live messages were not stored: %s", str(error).splitlines()[0])
-                except Exception:  # one device's message must not cost the others theirs
-                    self._one_by_one(batch)
+            if not held and self._queue.empty():
+                self._is_behind = False
+            held = held or self._next_batch()
+            batch = held[:_BATCH]
+            if not batch:
+                continue
+            try:
+                self._live.take(batch)
+            except Exception as error:
+                if isinstance(error, SQLAlchemyError) and self._is_away(error):
+                    self._is_behind = True
+                    log.error("live messages wait: %s", str(error).splitlines()[0])
+                    held = _newest([*held, *self._next_batch(_MOST_HELD)])
+                    self._stopping.wait(_TRY_S)
+                    continue
+                self._one_by_one(batch)  # one device's message must not cost the others theirs
+            del held[:_BATCH]
+
+    def _is_away(self, error):
+        """Whether the database will do later, and does not now: PostgreSQL that was restarted
+        has an error for each connection that it broke."""
+        if not is_away(error):
+            return False
+        try:
+            with self._store.engine.connect() as connection:
+                connection.execute(sql.select(1))
+        except SQLAlchemyError:
+            return True
+        return self._store.is_sqlite
 
     def _one_by_one(self, batch):
         for message in batch:
             try:
                 self._live.take([message])
             except Exception:
-                log.exception("%s of %s was not stored", message[1][:40], message[0])
+                log.exception("%s of %s was not stored", clean(message[1])[:40], message[0])
 
-    def _next_batch(self):
+    def _next_batch(self, most=_BATCH):
         batch = []
         with contextlib.suppress(queue.Empty):
             self._add(batch, self._queue.get(timeout=0.2))
-            while len(batch) < _BATCH:
+            while len(batch) < most:
                 self._add(batch, self._queue.get_nowait())
         return batch
 

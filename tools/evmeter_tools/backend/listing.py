@@ -9,12 +9,13 @@ import typer
 
 from evmeter_tools.backend.command import DEFAULT_DB, Database, open_store
 from evmeter_tools.backend.sessions import (
-    balance,
     device_report,
     export_lines,
+    missing_numbers,
     session_times,
 )
 from evmeter_tools.errors import UserError
+from evmeter_tools.words import clean
 
 
 def _utc(time):
@@ -69,11 +70,12 @@ def sessions(
          "end": _edge(session.end, times.get(session.id, {}).get("complete"))}
         for session in report.sessions]
     if as_json:
-        print(json.dumps({"sessions": rows, "missing": balance(store, device).missing}, indent=1))
+        print(json.dumps({"sessions": rows, "missing": missing_numbers(store, device)}, indent=1))
         return
     for row in rows:
         print("%(sid)-28s %(state)-9s %(energy_mwh)12s mWh  %(verdict)s" % {
-            **row, "verdict": "ok" if row["ok"] else "; ".join(row["reasons"]) or "refused"})
+            **row, "sid": clean(row["sid"]),
+            "verdict": "ok" if row["ok"] else clean("; ".join(row["reasons"])) or "refused"})
         for name in ("begin", "end"):
             if row[name]:
                 print(_edge_line(name, row[name]))

@@ -21,6 +21,8 @@ AVAILABLE = "available"
 FAULT = "fault"
 _PHASES = ("connected", "charging", "suspended_ev", "suspended_evse", FAULT)
 _TOPICS = ("avail", "info", "status", "tel", "diag", "cfg", "cmd/res")
+SILENT = b"silent"  # in place of a device's own word at `avail`
+_NEVER_KEPT = ("tel", "diag")  # by no broker: whoever says it is there
 SUBSCRIPTIONS = (*_TOPICS, "alarm/+")
 _MAX_BYTES = 8192
 _LATE_MS = 60_000  # a lower number that comes later than this is a new boot, not an old message
@@ -29,7 +31,7 @@ _SPARSE_MS = 10_000
 _DENSE_FOR_MS = 300_000
 _CODE = re.compile(r"alarm/([A-Z][A-Z0-9_]{0,31})", re.ASCII)
 _SEVERITIES = (notices.CRITICAL, notices.WARNING, "info")
-_HIGHEST = 2**62
+_HIGHEST = 2**53  # exact in every browser, and the database can add up many
 _LATEST_S = 2**40
 
 
@@ -59,6 +61,7 @@ class Live:
         self._store = store
         self._devices = set()
         self._supply = Supply(store)
+        self._silent = set()  # devices that are off line because nothing was heard of them
         self._sampled = {}  # device -> (session, its first sample, its last one), ms
 
     def _known(self, device):
@@ -89,12 +92,22 @@ class Live:
                 self._save(connection, before.get(device), row, touched[device])
             self._supply.write(connection)
 
+    def silent_since(self, before_ms):
+        """The devices that are on line by the broker's word and were not heard since then."""
+        with self._store.engine.connect() as connection:
+            return connection.execute(sql.select(states.c.device).where(
+                states.c.online.is_(True), states.c.heard_at < before_ms)).scalars().all()
+
     def _one(self, connection, row, topic, payload, at):
+        if topic in _NEVER_KEPT and row["device"] in self._silent:
+            self._avail(connection, row, True, at)  # it is there after all
         code = _CODE.fullmatch(topic)
         if code:
             self._alarm(connection, row["device"], code[1], payload, at)
         elif topic == "avail":
             self._avail(connection, row, payload == b"online", at)
+            if payload == SILENT:
+                self._silent.add(row["device"])
         elif topic in _TOPICS:
             message = _parse(payload)
             if not message or not self._note(connection, row["device"], topic, message, payload,
@@ -129,8 +142,8 @@ class Live:
                 index_elements=[live.c.device, live.c.topic], set_=values))
         return True
 
-    @staticmethod
-    def _avail(connection, row, online, at):
+    def _avail(self, connection, row, online, at):
+        self._silent.discard(row["device"])
         row["online"] = online
         if online:
             notices.clear_alarm(connection, row["device"], notices.OFFLINE, at)

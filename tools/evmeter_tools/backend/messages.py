@@ -103,7 +103,7 @@ def read(device, stream, payload, trusted):
             reasons = check_entry(text, parse_key(spki)).reasons
             faults += ["audit entry: " + reason for reason in reasons]
             if not faults and kind == KEY_CHANGE:
-                facts["new_key"] = message["new_k"], message["new_spki"].lower()
+                facts["new_key"] = message["new_k"], parse_key(message["new_spki"]).hex()
     if faults:
         return Entry(device, key_id, seq, stream, sid, kind, bytes(payload), "bad",
                      clean("; ".join(faults)))
@@ -124,8 +124,10 @@ def _record_faults(message, kind, sid, spki, facts):
         faults.append("signature not proven")
     if verdict.kind != kind:
         faults.append("the record is %s, the message says %s" % (verdict.kind, kind))
-    if verdict.payload and verdict.payload.get("ZS") not in (None, sid):
-        faults.append("the record is of another session")
+    if verdict.payload and verdict.payload.get("ZS") != sid:
+        # only what is signed says whose it is
+        faults.append("the record names no session" if "ZS" not in verdict.payload
+                      else "the record is of another session")
     if not faults and kind != "tariff":
         facts.update(_session_facts(verdict))
     return faults

@@ -11,6 +11,7 @@ from evmeter_tools.verify.parse import parse_key
 _TIME_RANK = "UIRS".index  # how good a quality of time is
 _DRIFT_PPM = 100  # of a device's crystal
 _HALF_S_MS = 500  # messages are dated in whole seconds
+_LATEST_MS = 2**32 * 1000
 
 
 @dataclass
@@ -39,12 +40,18 @@ def device_report(store, device):
     spki = {key: value for (name, key), value in store.trusted().items() if name == device}
     verdicts = []
     for row in store.rows(device, "rec"):
-        message = json.loads(row.payload)
-        verdicts.append(check_record(message.get("ocmf", ""), spki[row.key_id]))
+        verdicts.append(check_record(text_of_record(row), spki[row.key_id]))
     entries, before_key = check_entries(
         [(_text(row.payload), None) for row in store.rows(device, "log")],
         {parse_key(value) for value in spki.values()})
     return check_all(verdicts, entries=entries, before_key=before_key, enrolled=True)
+
+
+def text_of_record(row):
+    """The record's text in a stored message of the stream `rec`; what was refused may have
+    anything in its place."""
+    text = str(json.loads(row.payload).get("ocmf"))
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(payload):
@@ -116,8 +123,14 @@ class _Boot:
 def _tells_time(message):
     """Whether it is an audit entry that binds ticks to real time."""
     return (message.get("ev") in ("clock_bound", "clock_step") and message.get("q") in ("I", "S")
-            and all(isinstance(message.get(name), int)
+            and all(isinstance(message.get(name), int) and abs(message[name]) < _LATEST_MS
                     for name in ("seq0", "mono_ms", "unix_ms", "step_ms", "unc_ms")))
+
+
+def _is_dated(message):
+    """Whether it has a Unix time, known or not: nobody signs that of an event."""
+    at_s = message.get("ts")
+    return type(at_s) is int and abs(at_s) * 1000 < _LATEST_MS
 
 
 def corrected_times(messages):
@@ -140,7 +153,7 @@ def corrected_times(messages):
                     boot.mono_ms[seq] = unix_ms - before_ms
             waiting = []
             boot.take(message)
-        elif message.get("tq") == "U":
+        elif message.get("tq") == "U" and _is_dated(message):
             waiting.append((message["seq"], message["ts"] * 1000 + _HALF_S_MS))
     return {seq: when for boot in boots.values() for seq, when in boot.times()}
 

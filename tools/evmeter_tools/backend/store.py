@@ -7,6 +7,7 @@ content again changes nothing, other content goes to quarantine.
 import contextlib
 import hashlib
 import json
+import math
 import sqlite3
 import threading
 import time
@@ -24,10 +25,14 @@ STORED = "stored"
 REPEATED = "repeated"
 CONFLICT = "conflict"
 CONFLICT_WHY = "another content under a stored number"
+_DEEPEST = 20
 _NUMBER = ("device", "key_id", "seq")
 _NEW = " ON CONFLICT DO NOTHING RETURNING device, key_id, seq"
 _RECORD = (*_NUMBER, "stream", "sid", "kind", "payload", "sha256", "received_at",
            "verdict", "why")
+# SQLite's reasons that pass by themselves, or once somebody has made room
+_AWAY = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN",
+         "SQLITE_READONLY")
 _ROWS = 500  # in one statement: databases bound its parameters
 _BEGIN = ("device", "sid", "key_id", "changed_at", "ok", "state", "begin_ms", "begin_mwh")
 # what a record says of its session, by the state that it leaves it in
@@ -65,6 +70,17 @@ class Entry:
 def now_ms():
     """Unix time in ms."""
     return time.time_ns() // 1_000_000
+
+
+def is_away(error):
+    """Whether an SQLAlchemyError says that the database is away, busy or full: then the same
+    statement may do later."""
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", None)
+    if name is not None:
+        return name.startswith(_AWAY)
+    return (isinstance(error, (sql.exc.OperationalError, sql.exc.InterfaceError,
+                               sql.exc.TimeoutError))
+            or getattr(error, "connection_invalidated", False))
 
 
 def database_url(text):
@@ -106,6 +122,7 @@ class Store:
     def __init__(self, url):
         self.url = database_url(url)
         self.pressed_at = 0.0  # when a collector of this process last left messages (monotonic)
+        self.stuck = {}  # device -> ids of its notes in `work` that failed in this process
         try:
             self.engine = sql.create_engine(self.url, pool_pre_ping=True)
             if self.engine.dialect.name == "sqlite":
@@ -379,7 +396,8 @@ class Store:
             return connection.execute(sql.select(quarantine)).all()
 
     def newest(self, device, topic):
-        """The newest live message of a topic as a dict; {} where there is none or no JSON."""
+        """The newest live message of a topic as a dict that can be told on as JSON; {} where there
+        is none or no JSON."""
         return self.newest_at(device, topic)[0]
 
     def newest_at(self, device, topic):
@@ -391,7 +409,8 @@ class Store:
             found = json.loads(row.payload) if row else {}
         except (ValueError, RecursionError):
             found = {}
-        return (found if isinstance(found, dict) else {}), row.received_at if row else 0
+        return (_tellable(found) if isinstance(found, dict) else {}), (
+            row.received_at if row else 0)
 
     # -- copies --
 
@@ -406,6 +425,22 @@ class Store:
         target.close()
         if fault != "ok":
             raise UserError("the copy %s is not sound: %s" % (path, fault))
+
+
+def _tellable(value, depth=0):
+    """A value of JSON without what other readers refuse: texts that are no Unicode, numbers that
+    are none, and what is nested deeper than anything that a device has to say."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (dict, list)) and depth == _DEEPEST:
+        return None
+    if isinstance(value, dict):
+        return {_tellable(name): _tellable(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_tellable(each, depth + 1) for each in value]
+    return value
 
 
 def shown(url):

@@ -81,6 +81,8 @@ class Billing:
         if not (session.start.known and session.stop.known):
             raise Held("its time is not known")
         place = self._operator.place(session.device)
+        if not isinstance(place["location"], dict):
+            raise Held("%s has no location in the operator's file" % session.device)
         found = suspicions(session, place["rated_mw"], now_ms, self._least_s)
         if found and session.sid not in self._accepted:
             raise Held("suspicious: " + ", ".join(found))
@@ -96,8 +98,8 @@ class Billing:
 
     def cdr(self, session, now_ms, number=1):
         """The CDR of a ChargingSession, with Decimals for its numbers; `number` above 1 is that
-        of a corrected one. Raises Held, and UserError where the operator's file lacks something.
-        """
+        of a corrected one. Raises Held, also where it would break OCPI's rules: what is wrong
+        with one session or place keeps no other from its CDR."""
         self._refuse(session, now_ms)
         operator = self._operator
         start_ms, stop_ms = session.start_ms, session.stop_ms
@@ -107,7 +109,7 @@ class Billing:
         shift_ms = start_ms - session.start.unix_ms
         whole, energy, fee = tariff.cost(parts)
         updated = rfc3339(now_ms)
-        years = sorted({int(rfc3339(at_ms)[:4]) for at_ms in (start_ms, stop_ms)})
+        years = tariff.years(start_ms // 1000, stop_ms // 1000)
         periods, total, parking = _periods(session, parts, tariff.id, start_ms, stop_ms, shift_ms)
         name = session.sid if number == 1 else "%s-%d" % (session.sid, number)
         result = {
@@ -128,7 +130,10 @@ class Billing:
         remarks = list(self._remarks(session, with_gap, parts))
         if remarks:
             result["remark"] = "; ".join(remarks)[:255]
-        return checked(result)
+        found = ocpi.faults(result)
+        if found:
+            raise Held("OCPI's rules: " + "; ".join(found[:3]))
+        return result
 
     def _remarks(self, session, with_gap, parts):
         if session.gap_mwh:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from evmeter_tools.billing.cdr import Billing
 from evmeter_tools.billing.folder import CdrFolder
-from evmeter_tools.billing.gaps import CONFIRMED, WAIVED, GapFile, gap_rows
+from evmeter_tools.billing.gaps import CONFIRMED, WAIVED, GapFile, StoredGaps, gap_rows
 from evmeter_tools.billing.party import read_operator
 from evmeter_tools.billing.price import Held
 from evmeter_tools.errors import UserError
@@ -20,7 +21,8 @@ from evmeter_tools.words import clean, kwh, wrap
 _Operator = Annotated[Path, typer.Option(
     "--operator", help="JSON file: who bills, places, tariffs, tokens (billing/party.py)")]
 _Folder = Annotated[Path, typer.Option("--out", help="Folder of the CDRs; it is made")]
-_Decisions = Annotated[Path, typer.Option(help="File of the decisions on gap energy")]
+_Decisions = Annotated[Path | None, typer.Option(
+    help="File of the decisions on gap energy, in place of those in the database")]
 _Gap = Annotated[str, typer.Option(
     help="Pending gap energy: leave_out bills the rest, hold waits for the decision")]
 _Unsplit = Annotated[str, typer.Option(
@@ -28,21 +30,32 @@ _Unsplit = Annotated[str, typer.Option(
 _Accept = Annotated[list[str] | None, typer.Option(
     help="Id of a suspicious session that you have looked at; repeatable")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
-_DECISIONS = Path("build/backend/gap_decisions.jsonl")
 
 
-def _sessions(db, device=None):
-    store = open_store(db)
+def _sessions(store, device=None):
     facts = load(store, [device] if device else None)
-    store.close()
     return [session for own in facts.values() for session in own.sessions]
 
 
-def _one(db, sid):
-    for session in _sessions(db):
-        if session.sid == sid:
+def _decided(store, path):
+    """The decisions on gap energy: those of a file where one is given, else the database's."""
+    return GapFile(path) if path else StoredGaps(store)
+
+
+def _one(store, db, sid):
+    """The session of the charger that gives such ids: another's records may name it too."""
+    for session in _sessions(store):
+        if session.sid == sid and sid.rpartition("-")[0] == session.device:
             return session
     raise UserError("no session %s in %s" % (clean(sid)[:40], db))
+
+
+def _decide(session, decided, decision, by):
+    if not by:
+        raise UserError("--by is missing: who decides?")
+    if not session.ok or not session.gap_mwh:
+        raise UserError("%s has no verified gap energy" % clean(session.sid)[:40])
+    decided.write(session.device, session.sid, session.gap_mwh, decision, by, _now_ms() // 1000)
 
 
 def _now_ms():
@@ -54,7 +67,7 @@ def make(
     out: _Folder,
     db: Database = DEFAULT_DB,
     device: Annotated[str | None, typer.Option(help="Only this device")] = None,
-    decisions: _Decisions = _DECISIONS,
+    decisions: _Decisions = None,
     gap: _Gap = "leave_out",
     unsplit: _Unsplit = "hold",
     accept: _Accept = None,
@@ -67,11 +80,13 @@ def make(
 
     Example: evmeter cdr make --operator operator.json --out cdrs
     """
-    billing = Billing(read_operator(operator), GapFile(decisions), gap, unsplit,
-                      accepted=accept or ())
+    known = read_operator(operator)
+    with closing(open_store(db)) as store:
+        billing = Billing(known, _decided(store, decisions), gap, unsplit, accepted=accept or ())
+        sessions = _sessions(store, device)
     folder = CdrFolder(out)
     found = {"made": [], "there": [], "differs": [], "credited": [], "held": []}
-    for session in _sessions(db, device):
+    for session in sessions:
         try:
             found[folder.put(billing, session, _now_ms())].append({"sid": session.sid})
         except Held as why:
@@ -93,7 +108,7 @@ def correct(
     operator: _Operator,
     out: _Folder,
     db: Database = DEFAULT_DB,
-    decisions: _Decisions = _DECISIONS,
+    decisions: _Decisions = None,
     gap: _Gap = "leave_out",
     unsplit: _Unsplit = "hold",
     accept: _Accept = None,
@@ -103,10 +118,12 @@ def correct(
 
     Example: evmeter cdr correct demo-0001-000001 --operator operator.json --out cdrs
     """
-    billing = Billing(read_operator(operator), GapFile(decisions), gap, unsplit,
-                      accepted=accept or ())
+    known = read_operator(operator)
+    with closing(open_store(db)) as store:
+        billing = Billing(known, _decided(store, decisions), gap, unsplit, accepted=accept or ())
+        session = _one(store, db, sid)
     try:
-        for path in CdrFolder(out).correct(billing, _one(db, sid), _now_ms(), replace):
+        for path in CdrFolder(out).correct(billing, session, _now_ms(), replace):
             print(path)
     except Held as why:
         raise UserError("%s cannot be billed: %s; --no-replace only credits it"
@@ -115,7 +132,7 @@ def correct(
 
 def gaps(
     db: Database = DEFAULT_DB,
-    decisions: _Decisions = _DECISIONS,
+    decisions: _Decisions = None,
     confirm: Annotated[str | None, typer.Option(help="Bill that of this session")] = None,
     waive: Annotated[str | None, typer.Option(help="Never bill it")] = None,
     by: Annotated[str, typer.Option(help="Who decides")] = "",
@@ -125,18 +142,15 @@ def gaps(
 
     Example: evmeter cdr gaps --confirm demo-0001-000003 --by "A. Operator"
     """
-    file = GapFile(decisions)
-    for sid, decision in ((confirm, CONFIRMED), (waive, WAIVED)):
-        if sid:
-            session = _one(db, sid)
-            if not by:
-                raise UserError("--by is missing: who decides?")
-            if not session.ok or not session.gap_mwh:
-                raise UserError("%s has no verified gap energy" % clean(sid)[:40])
-            file.write(session.device, sid, session.gap_mwh, decision, by, _now_ms() // 1000)
+    with closing(open_store(db)) as store:
+        decided = _decided(store, decisions)
+        for sid, decision in ((confirm, CONFIRMED), (waive, WAIVED)):
+            if sid:
+                _decide(_one(store, db, sid), decided, decision, by)
+        found = gap_rows(_sessions(store), decided)
     rows = [{"device": session.device, "sid": session.sid, "gap_mwh": session.gap_mwh,
              "energy_mwh": session.energy_mwh, "decision": decision}
-            for session, decision in gap_rows(_sessions(db), file)]
+            for session, decision in found]
     if as_json:
         print(json.dumps(rows, indent=1))
         return

@@ -1,5 +1,6 @@
 """A folder of CDRs, one JSON file each, named after its id; none is ever changed."""
 
+import os
 import re
 from pathlib import Path
 
@@ -33,10 +34,18 @@ class CdrFolder:
             raise UserError("%s: %s" % (path, error)) from None
 
     def _write(self, cdr):
+        """Never over one that is there; what was not written whole is taken away again."""
         path = self._path(cdr["id"])
+        words = text(cdr) + "\n"
         try:
             with path.open("x", encoding="utf-8") as file:
-                file.write(text(cdr) + "\n")
+                try:
+                    file.write(words)
+                    file.flush()
+                    os.fsync(file.fileno())
+                except BaseException:
+                    path.unlink()
+                    raise
         except OSError as error:
             raise UserError("%s: %s" % (path, error.strerror)) from None
         return path

@@ -7,6 +7,9 @@ turns out to have another, it is pending again.
 import json
 from pathlib import Path
 
+import sqlalchemy as sql
+
+from evmeter_tools.backend.tables import gap_decisions
 from evmeter_tools.errors import UserError
 
 PENDING = "pending"
@@ -62,6 +65,26 @@ class GapFile(GapDecisions):
                 file.write(line + "\n")
         except OSError as error:
             raise UserError("%s: %s" % (self._path, error.strerror)) from None
+
+
+class StoredGaps(GapDecisions):
+    """Decisions as they stand in the database of a Store: those that were given on the pages, and
+    those of `evmeter cdr gaps`."""
+
+    def __init__(self, store):
+        self._store = store
+        with store.engine.connect() as connection:
+            super().__init__({(row.device, row.sid): (row.decision, row.gap_mwh)
+                              for row in connection.execute(sql.select(gap_decisions))})
+
+    def write(self, device, sid, gap_mwh, decision, by, at_s):
+        """Take the operator's word and make it durable; `by` is who said so."""
+        self.decide(device, sid, gap_mwh, decision)
+        values = {"gap_mwh": gap_mwh, "decision": decision, "by": by[:64], "at": at_s * 1000}
+        with self._store.turn, self._store.engine.begin() as connection:
+            connection.execute(self._store.insert(gap_decisions).values(
+                device=device, sid=sid, **values).on_conflict_do_update(
+                    index_elements=[gap_decisions.c.device, gap_decisions.c.sid], set_=values))
 
 
 def gap_rows(sessions, decisions):

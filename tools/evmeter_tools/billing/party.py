@@ -12,6 +12,7 @@
 import json
 from copy import deepcopy
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 from evmeter_tools.billing import ocpi
@@ -42,6 +43,9 @@ class Operator:
         self.tokens = _part(config, "tokens", dict)
         for device, place in self.places.items():
             self._check(device, place)
+        for uid, token in self.tokens.items():
+            if not isinstance(token, dict):
+                raise UserError("tokens.%.40s: an object expected" % uid)
 
     def _check(self, device, place):
         if not isinstance(place, dict) or type(place.get("rated_w")) is not int:
@@ -53,6 +57,8 @@ class Operator:
                     type(change.get("from_s")) is not int):
                 raise UserError("places.%.40s.tariff: allowed: %s, or a list of from_s and id"
                                 % (device, ", ".join(self.tariffs) or "none is defined"))
+        if any(before["from_s"] >= after["from_s"] for before, after in pairwise(changes)):
+            raise UserError("places.%.40s.tariff: the oldest first, each from_s once" % device)
 
     def place(self, device):
         """{"location": OCPI CdrLocation, "rated_mw": mW, "site": name}. Raises Held."""

@@ -7,7 +7,7 @@ the session have a price: what parking took is told by events, which nobody sign
 
 from calendar import isleap
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 
 from evmeter_tools import firmware
@@ -17,8 +17,10 @@ _CENTIMINOR = 100
 _MWH = 1_000_000
 _WH = 1000
 # ISO 4217: digits of the minor unit where they are not two
-_DIGITS = {"BHD": 3, "CLP": 0, "HUF": 2, "IQD": 3, "ISK": 0, "JOD": 3, "JPY": 0, "KRW": 0,
-           "KWD": 3, "OMR": 3, "PYG": 0, "TND": 3, "UGX": 0, "VND": 0, "XAF": 0, "XOF": 0}
+_DIGITS = {
+    **dict.fromkeys("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split(),
+                    0),
+    **dict.fromkeys("BHD IQD JOD KWD LYD OMR TND".split(), 3), **dict.fromkeys(("CLF", "UYW"), 4)}
 _DAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
 _FIELDS = ("id", "currency", "zone", "windows", "session_minor", "vat_permille", "vat_included")
 
@@ -212,6 +214,14 @@ class OperatorTariff:
                 for (start_ms, _, window), mwh in zip(pieces, left, strict=True)]
 
     # -- OCPI --
+
+    def years(self, begin_s, end_s):
+        """The local years that a session touches; Unix s."""
+        from evmeter.session.zone import Zone
+
+        zone = Zone(self.zone)
+        return sorted({datetime.fromtimestamp(at_s + zone.at(at_s)[0], UTC).year
+                       for at_s in (begin_s, end_s)})
 
     def _price(self, centiminor):
         """A price of the tariff as OCPI has it: an amount without VAT, four decimals."""

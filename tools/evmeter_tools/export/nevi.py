@@ -22,8 +22,8 @@ _PAYMENT = {"ISO14443": "RFID card", "ISO15693": "RFID card", "EMAID": "plug and
 def quarter_months(name):
     """The three months of a quarter "2026Q3" as "2026-07" and so on. Raises UserError."""
     year, mark, number = name.upper().partition("Q")
-    if mark != "Q" or not (len(year) == 4 and year.isascii() and year.isdigit()) or (
-            number not in ("1", "2", "3", "4")):
+    if mark != "Q" or not (len(year) == 4 and year.isascii() and year.isdigit()
+                           and 1971 <= int(year) < 2106) or number not in ("1", "2", "3", "4"):
         raise UserError("%.20r is no quarter; give it as 2026Q3" % name)
     first = int(number) * 3 - 2
     return ["%s-%02d" % (year, month) for month in range(first, first + 3)]

@@ -16,7 +16,7 @@ from evmeter_tools.verify.audit import check_entry
 from evmeter_tools.verify.check import check_record
 from evmeter_tools.verify.parse import parse_key
 from evmeter_tools.verify.sessions import check_session
-from evmeter_tools.words import is_plain
+from evmeter_tools.words import clean, is_plain
 
 MOST = 2**50  # mWh, mW, ms: no device has more
 
@@ -92,7 +92,8 @@ def _records(session, records, keys, times, own, before_key):
     session.records = verdict.records
     told = [row.why for row, _ in records if row.verdict != "ok" and row.why]
     found = [text for record in verdict.records for text in record.reasons]
-    session.reasons = tuple(dict.fromkeys([*verdict.reasons, *found, *told]))
+    # they may name what stands in a record, and that may be what no database takes
+    session.reasons = tuple(dict.fromkeys(map(clean, [*verdict.reasons, *found, *told])))
     session.ok = verdict.ok and not told and bool(records)
     session.state = verdict.state if session.ok else "broken"
     made = {record.kind: row for record, row in checked}
@@ -151,8 +152,8 @@ def _tell(session, messages):
             session.duration_pm_s = whole(message, "dur_pm_s", 0)
             session.cost_info = whole(message, "cost")
             by = message.get("by")
-            session.by_tariff = {name: mwh for name, mwh in by.items()
-                                 if is_whole(mwh)} if isinstance(by, dict) else {}
+            session.by_tariff = {clean(name): by[name] for name in by
+                                 if whole(by, name) is not None} if isinstance(by, dict) else {}
 
 
 def _phases(session, events, times, alive_ms, until_ms):

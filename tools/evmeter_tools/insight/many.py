@@ -2,6 +2,7 @@
 figure, from columns (columns.py) and stored days of the load profile (load.py).
 """
 
+import time
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -195,7 +196,7 @@ def down_s(store, devices, from_s, to_s):
     def within(value):
         return sql.case((value < from_s, from_s), (value > to_s, to_s), else_=value)
 
-    over = sql.func.coalesce(downs.c.to_s, to_s)
+    over = sql.func.coalesce(downs.c.to_s, min(to_s, int(time.time())))
     return _sum(store, sql.select(sql.func.sum(within(over) - within(downs.c.from_s))).where(
         downs.c.from_s < to_s, over > from_s), downs, devices)
 

@@ -9,6 +9,7 @@ import typer
 from evmeter_tools.backend.store import Store
 from evmeter_tools.errors import UserError
 
+_FIRST, _LAST = date(1970, 1, 2), date(2106, 1, 1)  # within the times of the contract
 DEFAULT_DB = "build/backend/evmeter.sqlite"
 Database = Annotated[str, typer.Option("--db", help="SQLite file or SQLAlchemy URL")]
 ZoneName = Annotated[str, typer.Option("--zone", help="Time zone: Europe/Berlin, or a POSIX text")]
@@ -27,9 +28,12 @@ def open_store(db):
 
 def _day(text, name):
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
         raise UserError("--%s %.20s: give a day as 2026-03-01" % (name, text)) from None
+    if not _FIRST <= day <= _LAST:
+        raise UserError("--%s %s: allowed: %s to %s" % (name, day, _FIRST, _LAST))
+    return day
 
 
 def period_ms(zone, first, last):

@@ -1,6 +1,7 @@
 """The reports by name: each makes a Table of the devices' facts and a view."""
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight import demand, stations, uptime, use
@@ -49,9 +50,24 @@ class View:
         return found
 
     def inside(self, intervals):
-        """The intervals that begin in the period."""
-        return [each for each in intervals
-                if self.from_ms <= each.start_s * 1000 < self.to_ms]
+        """The intervals in the period; of a longer one across its edges, the quarters of an hour
+        that begin in it."""
+        found = []
+        for each in intervals:
+            is_one = each.quality == demand.CLOCK or (
+                self._has(each.start_s) and self._has(each.stop_s - demand.QUARTER_S))
+            found += [part for part in ([each] if is_one else self._parts(each))
+                      if self._has(part.start_s)]
+        return found
+
+    def _has(self, at_s):
+        return self.from_ms <= at_s * 1000 < self.to_ms
+
+    @staticmethod
+    def _parts(interval):
+        quality = interval.quality if interval.length_s == demand.QUARTER_S else demand.PARTIAL
+        return [replace(interval, start_s=start_s, length_s=demand.QUARTER_S, energy_mwh=mwh,
+                        quality=quality) for start_s, mwh in demand.pieces(interval)]
 
 
 def _sessions(facts):
@@ -69,7 +85,8 @@ def _outages(facts, view):
 
 def recorded_outages(own, until_s):
     """What a device's records and the states that the backend has seen tell of its outages
-    (DeviceFacts), up to Unix s, with the reasons that operators gave."""
+    (DeviceFacts), up to Unix s but not beyond now, with the reasons that operators gave."""
+    until_s = min(until_s, int(time.time()))  # nobody knows when what goes on will be over
     found = uptime.holes(own.intervals) + uptime.out_of_order(own.device, own.alarms, until_s)
     found += uptime.from_spans([(own.device, *state) for state in own.states], until_s)
     return uptime.excluding(found, own.exclusions) if own.exclusions else found
@@ -117,7 +134,7 @@ REPORTS = {
     "profile": lambda facts, view: demand.profile(
         _intervals(facts, view), view.zone, view.from_ms // 1000, view.to_ms // 1000),
     "concurrency": lambda facts, view: use.concurrency(
-        _sessions(facts), view.zone, view.from_ms, view.to_ms, len(view.rated_mw)),
+        _sessions(facts), view.zone, view.from_ms, view.to_ms, len(facts)),
     "sessions": lambda facts, view: use.distribution(_sessions(facts), view.from_ms, view.to_ms),
     "overstay": lambda facts, view: use.overstay(
         _sessions(facts), view.from_ms, view.to_ms, view.grace_ms),

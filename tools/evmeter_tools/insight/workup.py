@@ -12,11 +12,12 @@ import time
 from collections import Counter
 
 import sqlalchemy as sql
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
+from evmeter_tools.backend import notices
 from evmeter_tools.backend import tables as t
 from evmeter_tools.backend.sessions import corrected_times
-from evmeter_tools.backend.store import now_ms
+from evmeter_tools.backend.store import is_away, now_ms
 from evmeter_tools.insight import load, uptime
 from evmeter_tools.insight.derive import charging_session, read_message, text_of, whole
 from evmeter_tools.insight.facts import (
@@ -31,11 +32,11 @@ from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
 from evmeter_tools.words import clean
 
-log = logging.getLogger("evmeter.reports")
+log = logging.getLogger("evmeter.workup")
 
 _LOCK = 0x65766D03  # PostgreSQL's advisory lock: one transaction at a time reads and adds
 _AT_ONCE = 500  # records of a device in one transaction
-_MOST_FAILED = 16  # of them, each by itself
+_MOST_STUCK = 16  # of them, each by itself; then none of the device is tried
 _MANY = 400  # values in one query
 _LONGEST_WHY = 2000
 _CLOCK = ("clock_bound", "clock_step")
@@ -55,28 +56,37 @@ def waiting(store, devices=None, most=10_000):
 
 def work_up(store, budget_s=None, devices=None, pause=None):
     """Take what waits, the oldest first, for at most `budget_s`; of these `devices`, or of all.
-    `pause()` is called between two devices and ends it where it returns True. Returns whether
-    nothing waits any more."""
+    `pause()` is called between two devices and ends it where it returns True. Records that cannot
+    be worked up wait until the next start and are counted; they cost the others nothing. Returns
+    whether nothing waits any more."""
     deadline = None if budget_s is None else time.monotonic() + budget_s
     query = sql.select(t.works.c.device).order_by(t.works.c.id).limit(1)
     if devices is not None:
         query = query.where(t.works.c.device.in_(devices))
     while True:
         with store.engine.connect() as connection:
-            device = connection.execute(query).scalar()
+            device = connection.execute(query.where(*_free(store))).scalar()
         if device is None:
-            return True
+            return not store.stuck
         if deadline is not None and time.monotonic() > deadline:
             return False
         try:
             _work_up(store, device, _AT_ONCE)
-        except (OperationalError, InterfaceError):  # the database is away or busy
-            raise
-        except Exception:  # one device's records must not cost the others their reports
-            log.exception("records of %s are worked up in parts", device)
+        except Exception as error:  # one device's records must not cost the others their reports
+            if _is_away(error):
+                raise
             _by_halves(store, device)
         if pause and pause():
             return False
+
+
+def _free(store):
+    """Conditions of the notes that may be taken: not those that failed, nor any of a device of
+    which too many did."""
+    full = [device for device, ids in store.stuck.items() if len(ids) >= _MOST_STUCK]
+    ids = [number for device, ids in store.stuck.items() if device not in full for number in ids]
+    return [column.not_in(values) for column, values in (
+        (t.works.c.device, full), (t.works.c.id, ids)) if values]
 
 
 @contextlib.contextmanager
@@ -87,6 +97,10 @@ def _transaction(store):
         yield connection
 
 
+def _is_away(error):
+    return isinstance(error, SQLAlchemyError) and is_away(error)
+
+
 def _work_up(store, device, most):
     with _transaction(store) as connection:
         _Device(store, connection, device).work_up(most)
@@ -94,28 +108,34 @@ def _work_up(store, device, most):
 
 def _by_halves(store, device):
     """As many of a device's records as one transaction takes, in smaller and smaller parts; what
-    fails by itself is passed over, and stays stored. After some of that the rest is, too: it
-    costs time that others wait for."""
-    left, most, failed = _AT_ONCE, _AT_ONCE // 2, 0
-    while left > 0:
+    fails by itself is stuck."""
+    left, most = _AT_ONCE, _AT_ONCE // 2
+    while left > 0 and len(store.stuck.get(device, ())) < _MOST_STUCK:
         try:
             _work_up(store, device, most)
-        except (OperationalError, InterfaceError):
-            raise
-        except Exception:
+        except Exception as error:
+            if _is_away(error):
+                raise
             if most > 1:
                 most //= 2
                 continue
-            log.exception("a record of %s fails", device)
-            failed += 1
-            most = 1 if failed < _MOST_FAILED else left
-            with _transaction(store) as connection:
-                numbers = [seq for _, seq in _Device(store, connection, device).take(most)]
-            if numbers:
-                log.error("%s: %d record(s) from number %d on are in no report", device,
-                          len(numbers), min(numbers))
+            _stick(store, device, error)
         left -= most
         most = min(2 * most, max(1, left))
+
+
+def _stick(store, device, error):
+    """The oldest note of the device is left alone from now on."""
+    with _transaction(store) as connection:
+        row = connection.execute(sql.select(t.works).where(
+            t.works.c.device == device, *_free(store)).order_by(t.works.c.id).limit(1)).first()
+        if row is None:
+            return
+        text = "record %d is in no report" % row.seq
+        log.error("%s: %s: %r", device, text, error, exc_info=error)
+        notices.raise_alarm(connection, device, notices.BAD_RECORD, notices.WARNING, text,
+                            now_ms(), now_ms())
+    store.stuck.setdefault(device, []).append(row.id)
 
 
 def session_of(store, device, sid):
@@ -164,7 +184,7 @@ class _Device:
         rows = self._records(taken)
         messages = [(row, read_message(row)) for row in rows]
         self._tally(rows)
-        sids = {row.sid for row in rows if row.sid}
+        sids = {row.sid for row in rows if row.sid} | self._restarted(rows)
         times = self._times(messages, sids)
         told = self._happenings(messages, times)
         intervals = [interval for row, message in messages
@@ -186,8 +206,9 @@ class _Device:
 
     def take(self, most):
         """Take away the notes of the oldest records; returns their (key id, number)."""
-        first = sql.select(t.works.c.id).where(t.works.c.device == self._device).order_by(
-            t.works.c.id).limit(most)
+        first = sql.select(t.works.c.id).where(
+            t.works.c.device == self._device, *_free(self._store)).order_by(
+                t.works.c.id).limit(most)
         return self._all(sql.delete(t.works).where(t.works.c.id.in_(first)).returning(
             t.works.c.key_id, t.works.c.seq))
 
@@ -215,6 +236,22 @@ class _Device:
             self._connection.execute(self._store.insert(t.tallies).values(
                 device=self._device, key_id=key_id, **new).on_conflict_do_update(
                     index_elements=[t.tallies.c.device, t.tallies.c.key_id], set_=new))
+
+    def _restarted(self, rows):
+        """The sessions in which the device was started right after it wrote one of these rows,
+        which tell up to when it ran."""
+        found = set()
+        after = {}
+        for row in rows:
+            if not row.sid:
+                after.setdefault(row.key_id, []).append(row.seq + 1)
+        for key_id, numbers in after.items():
+            for part in _parts(numbers):
+                found.update(self._connection.execute(sql.select(t.records.c.sid).where(
+                    t.records.c.device == self._device, t.records.c.key_id == key_id,
+                    t.records.c.seq.in_(part), t.records.c.kind == "boot",
+                    t.records.c.sid != "")).scalars())
+        return found
 
     # -- times: what a device dated before it knew the time, a later entry of that boot dates --
 
@@ -363,7 +400,7 @@ class _Device:
             t.records.c.stream == "rec", t.records.c.verdict == "ok").order_by(
                 t.records.c.key_id, t.records.c.seq))
         times, _ = self._context(rows)
-        return {row.kind: (str(read_message(row).get("tq"))[:1], times.get((row.key_id, row.seq)))
+        return {row.kind: (_quality(row), times.get((row.key_id, row.seq)))
                 for row in rows if row.kind in ("begin", "complete")}
 
     def _context(self, rows):
@@ -433,6 +470,12 @@ def renew_downs(store, connection, device):
               for start, stop in uptime.merged((each.start_s, each.stop_s) for each in found)]
     if values:
         connection.execute(sql.insert(t.downs), values)
+
+
+def _quality(row):
+    """Of the clock that dated a message; nobody signs it."""
+    quality = read_message(row).get("tq")
+    return quality if quality in ("U", "I", "S", "R") else "U"
 
 
 def _dated(message):

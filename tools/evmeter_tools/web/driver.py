@@ -1,11 +1,10 @@
 """A session as its driver sees it: progress while it goes on, the verified receipt afterwards."""
 
-import json
-
 import sqlalchemy as sql
 
 from evmeter_tools import firmware
 from evmeter_tools.backend.live import OFFLINE, whole
+from evmeter_tools.backend.sessions import text_of_record
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.backend.tables import (
     alerts,
@@ -51,7 +50,7 @@ def verdict(store, device, sid):
             entries += connection.execute(logs.where(
                 records.c.kind == KEY_CHANGE, records.c.sid != sid)).all()
     entries = [payload for _, payload in sorted(entries)]
-    verdicts = [check_record(json.loads(row.payload).get("ocmf", ""), trusted.get(row.key_id))
+    verdicts = [check_record(text_of_record(row), trusted.get(row.key_id))
                 for row in store.rows(device, "rec", sid)]
     found, before_key = check_entries(
         [(bytes(payload).decode("utf-8", "surrogateescape"), None) for payload in entries],
@@ -61,10 +60,13 @@ def verdict(store, device, sid):
 
 
 def current_session(store, device):
-    """The session that a charger has now, "" where it has none."""
+    """The session that a charger has now, "" where it has none: one that has ended is none, also
+    where the charger's last word was of it."""
+    ended = sql.exists().where(sessions.c.device == states.c.device,
+                               sessions.c.sid == states.c.sid, sessions.c.state == "complete")
     with store.engine.connect() as connection:
         return connection.execute(sql.select(states.c.sid).where(
-            states.c.device == device)).scalar() or ""
+            states.c.device == device, ~ended)).scalar() or ""
 
 
 def _samples(connection, device, sid):
@@ -182,11 +184,15 @@ def _running(store, device, sid, state):
 
 def _ended(store, row):
     judged = verdict(store, row.device, row.sid)
+    found = {"ended": True, "state": "ended", "words": "Session ended", "progress": "",
+             "end_ms": row.end_ms, "energy_mwh": row.energy_mwh, "gap_mwh": row.gap_mwh,
+             "tariff": {}}
+    if judged is None:  # an older backend took records that name no session
+        return {**found, "billable": False}
     content = sheet(judged, True)
     return {
-        "ended": True, "state": "ended", "words": "Session ended", "progress": "",
-        "end_ms": row.end_ms, "energy_mwh": judged.energy_mwh, "gap_mwh": row.gap_mwh,
-        "billable": judged.billable, "tariff": {},
+        **found, "energy_mwh": judged.energy_mwh,
+        "billable": judged.billable,
         "receipt": {"ok": content.ok, "verdict": content.verdict,
                     "rows": [list(each) for each in content.rows],
                     "parts": [list(each) for each in content.parts],

@@ -8,12 +8,13 @@ import sqlalchemy as sql
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.backend.tables import chargers, exclusions, gap_decisions, keys, sessions
 from evmeter_tools.billing.cdr import Billing
-from evmeter_tools.billing.gaps import PENDING, GapDecisions
+from evmeter_tools.billing.gaps import PENDING, GapDecisions, StoredGaps
 from evmeter_tools.billing.party import read_operator
 from evmeter_tools.billing.price import Held
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight import many
 from evmeter_tools.insight.columns import Columns
+from evmeter_tools.insight.facts import LAST_S
 from evmeter_tools.insight.held import held_facts
 from evmeter_tools.insight.local import LocalTime
 from evmeter_tools.insight.reports import View, off_peak_table, report
@@ -59,8 +60,9 @@ class Reports:
 
     def wanted(self, name, zone, from_ms, to_ms, site="", device=""):
         """A Wanted. Raises UserError for a period or a zone that is none."""
-        if not 0 <= from_ms < to_ms <= from_ms + _LONGEST_MS:
-            raise UserError("the period must end after it begins and be at most 5 years long")
+        if not 0 <= from_ms < to_ms <= min(from_ms + _LONGEST_MS, LAST_S * 1000):
+            raise UserError("the period must end after it begins, be at most 5 years long and "
+                            "end before 2106")
         view = View(self._zone(zone), from_ms, to_ms)
         query = None
         if device:
@@ -117,7 +119,7 @@ class Reports:
 
     def _concurrency(self, wanted, _thin):
         return many.concurrency(self._chosen(wanted), wanted.view.zone, *self._period(wanted),
-                                len(self._rated_mw(wanted.devices)))
+                                self.count(wanted))
 
     def _sessions(self, wanted, _thin):
         return many.distribution(self._chosen(wanted), *self._period(wanted))
@@ -213,19 +215,10 @@ def include(connection, device, number):
         exclusions.c.device == device, exclusions.c.id == number)).rowcount > 0
 
 
-class Decisions(GapDecisions):
-    """The operators' decisions on gap energy, as they stand in the database."""
-
-    def __init__(self, store):
-        with store.engine.connect() as connection:
-            super().__init__({(row.device, row.sid): (row.decision, row.gap_mwh)
-                              for row in connection.execute(sql.select(gap_decisions))})
-
-
 def gap_rows(store):
     """Sessions with energy that flowed while the device was off, those without a decision first;
     it is in no bill before it was confirmed."""
-    decisions = Decisions(store)
+    decisions = StoredGaps(store)
     with store.engine.connect() as connection:
         # ordered below: in SQL that order leads past the index on gap_mwh
         rows = connection.execute(sql.select(sessions).where(
@@ -259,6 +252,6 @@ def cdr(store, session, operator):
     if not operator:
         raise UserError("there is no operator's file; give one with --operator")
     try:
-        return Billing(read_operator(operator), Decisions(store)).cdr(session, now_ms())
+        return Billing(read_operator(operator), StoredGaps(store)).cdr(session, now_ms())
     except Held as why:
         raise UserError("held: %s" % why) from None

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from evmeter_tools.backend.outbox import Channels
+from evmeter_tools.backend.store import is_away
 from evmeter_tools.errors import UserError
 from evmeter_tools.web import api, driver_api, fleet, pages, reports_api
 from evmeter_tools.web.access import Access
@@ -122,6 +123,7 @@ def create_app(store, settings=None):
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_middleware(_Guard, secure=settings.secure)
     app.add_exception_handler(UserError, _user_error)
+    app.add_exception_handler(SQLAlchemyError, _database_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _wrong_request)
     return app
@@ -141,6 +143,17 @@ def _is_page(request):
 
 def _user_error(_request: Request, error):
     return JSONResponse({"detail": str(error)}, 409)
+
+
+def _database_error(request: Request, error):
+    """What is away or busy will be back: then the same request may do."""
+    if not is_away(error):
+        raise error
+    log.error("%s", str(error).splitlines()[0])
+    words = "the database does not answer at the moment; try again"
+    if _is_page(request):
+        return pages.error_page(request, 503, words)
+    return JSONResponse({"detail": words}, 503, {"retry-after": "5"})
 
 
 def _http_error(request: Request, error):
