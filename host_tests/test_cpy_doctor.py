@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from evmeter_tools.bench.stand import Bench
+from evmeter_tools.device import run
+from evmeter_tools.device.doctor import _PROGRAM
 from evmeter_tools.host_device import HostDevice, micropython_path
 from repl_device import Chip
 
@@ -121,3 +123,43 @@ def test_bad_calls_are_one_line(arguments, words):
     code, out, error = _doctor(*arguments)
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert words in error
+
+
+_INTERRUPTED = """
+import asyncio, json
+class Firmware:
+    turns = 0
+    async def task(self):
+        while True:
+            self.turns += 1
+            await asyncio.sleep_ms(10)
+    async def main(self):
+        asyncio.create_task(self.task())
+        await asyncio.sleep_ms(100)
+        raise KeyboardInterrupt
+app = firmware = Firmware()
+try:
+    asyncio.run(app.main())
+except KeyboardInterrupt:
+    before = app.turns
+from evmeter.system import doctor
+class Doctor:
+    failed = 0
+    def __init__(self, board, tell):
+        pass
+    async def run(self):
+        await asyncio.sleep_ms(300)
+doctor.Doctor = Doctor
+%s
+print(json.dumps({"before": before, "after": firmware.turns, "held": app is not None}))
+"""
+
+
+def test_the_firmware_that_was_interrupted_does_not_go_on_beside_it(tmp_path):
+    """mpremote ends the event loop by Ctrl-C, which leaves every other task in it."""
+    (tmp_path / "config.json").write_text("{}")
+    found = {}
+    for one in run.objects(_INTERRUPTED % _PROGRAM, folder=tmp_path):
+        found.update(one)
+    assert found["before"] > 3 and found["failed"] == 0
+    assert found["after"] == found["before"] and found["held"] is False

@@ -203,6 +203,10 @@ def main():
     def tell(check, result, text):
         print(json.dumps({"check": check, "result": result, "text": text}))
 
+    # where the firmware was interrupted, its tasks wait in the loop: they would go on beside the
+    # examination, on the same line, flash and connection
+    asyncio.new_event_loop()
+    gc.collect()
     doctor = Doctor(board.build(), tell)
     asyncio.run(doctor.run())
     print(json.dumps({"failed": doctor.failed}))
