@@ -136,3 +136,6 @@ def test_the_prompt_is_mpremotes_and_the_device_runs_again(tmp_path):
         os.close(master)
         chip.close()
     assert (process.returncode, chip.resets) == (0, 1)
+    # the firmware was interrupted, and its watchdog, which nobody feeds now, told to wait
+    assert [line for text in chip.programs for line in text.split("\n") if "WDT(" in line] == [
+        "WDT(timeout=86400000)"]
