@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,12 @@ def test_over_a_serial_port(file, tmp_path):
     ({"mqtt": {"host": "h", "ca": "@none.pem"}}, (), "none.pem cannot be read"),
     ({}, ("--label", "x.pdf", "--page", "verify.example"), "must begin with https://"),
     ({}, ("--port", "/dev/x"), "give the device as --port"),
+    # what comes last is tried first: the device's prompt may be closed by then
+    ({}, ("--label", "no/such/x.pdf"), "no/such/x.pdf: no file can be written there"),
+    ({}, ("--save", "/"), "/: no file can be written there"),
+    ({}, ("--db", "/dev/null/x.sqlite"), "--db /dev/null/x.sqlite: File exists"),
+    ({}, ("--db", "postgresql://me@127.0.0.1:1/x"), "cannot be used"),
+    ({}, ("--broker-dir", "/dev/null"), "--broker-dir /dev/null: File exists"),
 ])
 def test_nothing_is_touched_where_something_is_wrong(file, tmp_path, change, more, words):
     file.write_text(json.dumps({**_CONFIG, **change}))
@@ -146,6 +153,20 @@ def test_nothing_is_touched_where_something_is_wrong(file, tmp_path, change, mor
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert words in error
     assert not (tmp_path / "run").exists()
+
+
+def test_what_fails_behind_the_device_does_not_keep_its_key_back(file, tmp_path):
+    db = tmp_path / "x.sqlite"
+    code, out, _ = _provision(file, "--dir", tmp_path / "run", "--db", db, "--json")
+    known = json.loads(out)
+    assert code == 0 and db.stat().st_mode & 0o077 == 0
+    connection = sqlite3.connect(db)
+    with connection:
+        connection.execute("update key set spki = '00'")
+    connection.close()
+    code, out, error = _provision(file, "--dir", tmp_path / "run", "--db", db)
+    assert code == 2 and "has another key with the id" in error
+    assert "public key " + known["spki"] in out
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", None])

@@ -1,6 +1,7 @@
 """`evmeter provision`: configuration and key onto a device, its public key into the backend."""
 
 import base64
+import contextlib
 import json
 import re
 import secrets
@@ -140,16 +141,48 @@ def _give_login(config):
     return mqtt["password"]
 
 
-def _enrol(known, db):
-    from evmeter_tools.backend.store import Store
-
-    if "://" not in db:
-        Path(db).parent.mkdir(parents=True, exist_ok=True)
-    store = Store(db)
+def _credentials(folder):
     try:
-        store.enrol(known["id"], known["k"], known["spki"])
+        return Credentials(folder)
+    except OSError as error:
+        raise UserError("--broker-dir %s: %s" % (folder, error.strerror)) from None
+
+
+def _open_store(db):
+    from evmeter_tools.backend.command import open_store
+
+    try:
+        return open_store(db)
+    except OSError as error:
+        raise UserError("--db %s: %s" % (db, error.strerror)) from None
+
+
+def _place(path):
+    """Raise UserError where no file can be at `path`."""
+    if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError("%s: no file can be written there" % path)
+
+
+def _write(path, data):
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError("%s: cannot be written: %s" % (path, error.strerror)) from None
+
+
+def _make_key(program, port, folder):
+    """Have the device lay its journal and make its key; returns its public facts. Raises
+    UserError."""
+    try:
+        known = next((one for one in run.objects(program, port=port, folder=folder)
+                      if {"spki", "error"} & set(one)), None)
     finally:
-        store.close()
+        if port:
+            run.reset(port)
+    if not known or "error" in known:
+        raise UserError(known["error"] if known else
+                        "the device made no key; is the firmware on it?")
+    return known
 
 
 def _tell_prompt(known, is_open):
@@ -208,32 +241,34 @@ def provision(
     text = _check(config)
     if label:  # an address that is none is told before, too
         make_label("x", "x", "00", page)
-    if save:
-        save.write_text(asked)
-    _put(text, port, folder, config)
-    program = _PROGRAM % (erase, not is_open)
-    try:
-        known = next((one for one in run.objects(program, port=port, folder=folder)
-                      if {"spki", "error"} & set(one)), None)
-    finally:
-        if port:
-            run.reset(port)
-    if not known or "error" in known:
-        raise UserError(known["error"] if known else
-                        "the device made no key; is the firmware on it?")
-    if broker_dir:  # the device has it: from now on nobody else gets in by its name
-        Credentials(broker_dir).add(known["id"], password)
-    if db:
-        _enrol(known, db)
-    if label:
-        label.write_bytes(make_label(known["id"], known["k"], known["spki"], page))
+    with contextlib.ExitStack() as stack:
+        # All that may fail afterwards is tried before: the device's prompt may be closed then, and
+        # what was not done cannot be made good over its port.
+        _place(label)
+        _place(save)
+        credentials = _credentials(broker_dir) if broker_dir else None
+        store = _open_store(db) if db else None
+        if store:
+            stack.callback(store.close)
+        if save:
+            _write(save, asked.encode())
+        _put(text, port, folder, config)
+        known = _make_key(_PROGRAM % (erase, not is_open), port, folder)
+        if as_json:
+            print(json.dumps(known))
+        else:
+            print("%s: key %s, journal %s" % (
+                known["id"], known["k"], "formatted" if known["formatted"] else "kept as it was"))
+            print("public key %s" % known["spki"])
+            _tell_prompt(known, is_open)
+        if credentials:  # the device has it: from now on nobody else gets in by its name
+            credentials.add(known["id"], password)
+        if store:
+            store.enrol(known["id"], known["k"], known["spki"])
+        if label:
+            _write(label, make_label(known["id"], known["k"], known["spki"], page))
     if as_json:
-        print(json.dumps(known))
         return
-    print("%s: key %s, journal %s" % (known["id"], known["k"],
-                                      "formatted" if known["formatted"] else "kept as it was"))
-    print("public key %s" % known["spki"])
-    _tell_prompt(known, is_open)
     print("enrolled in %s" % db if db else
           "not enrolled: evmeter backend enrol %s %s..." % (known["id"], known["spki"][:16]))
     if broker_dir:
