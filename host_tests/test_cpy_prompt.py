@@ -11,7 +11,9 @@ from evmeter_tools.bench.stand import Bench
 from evmeter_tools.cli import app
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults import uart
+from evmeter_tools.host_device import micropython_path
 from evmeter_tools.operator import signing
+from repl_device import Chip
 
 _KEYS = b"\x01\x02\x03\x04\x05A\x01\r\x03\x03\r\x01print(6 * 7)\x04\r\n"
 
@@ -116,6 +118,31 @@ def test_without_a_way_back_it_is_not_closed(tmp_path):
     assert "the prompt stays open: without operator.keys" in out
     out = _command("provision", file, "--dir", tmp_path / "run", "--open")
     assert "prompt" not in out
+
+
+@pytest.mark.parametrize(("config", "why"), [
+    ({"operator": {"keys": ["KEY"]}}, None), ({}, "nothing could open it again"),
+    ({"colour": "red"}, "unknown field colour"), (None, "error 2"),
+])
+def test_over_a_port_it_is_closed_only_where_there_is_a_way_back(tmp_path, config, why):
+    if config is not None:
+        _closed(tmp_path, **config)
+        key = signing.spki(signing.make_key(tmp_path / "operator.pem"))
+        file = tmp_path / "config.json"
+        file.write_text(file.read_text().replace("KEY", key))
+        (tmp_path / "nvs.json").unlink()
+    chip = Chip(tmp_path, path=micropython_path(), heap="512k", EVMETER_HOST_DIR=str(tmp_path))
+    try:
+        if why:
+            with pytest.raises(UserError, match=why):
+                _command("lock", "--port", chip.port)
+            assert not (tmp_path / "nvs.json").exists()
+        else:
+            assert "the prompt is closed" in _command("lock", "--port", chip.port)
+            assert json.loads((tmp_path / "nvs.json").read_text())["lock"] == 1
+    finally:
+        chip.close()
+    assert chip.resets == 1
 
 
 def test_lock_and_unlock_say_what_is_missing(tmp_path):

@@ -61,3 +61,18 @@ def main(erase=False, lock=False):
     except (config.ConfigError, StoreError, OSError) as error:
         print(json.dumps({"error": str(error)}))
         hardware.halt("evmeter: %s" % error)
+
+
+def close_prompt():
+    """Close the prompt of a device that was commissioned with it open; prints a line of JSON:
+    whether it is `locked` from the next start on, which needs something that opens it again, or
+    the "error"."""
+    import board
+
+    hardware = board.build()
+    try:
+        print(json.dumps({"locked": _lock(hardware, config.parse(hardware.read_config()))}))
+    except config.ConfigError as error:
+        print(json.dumps({"error": "configuration: %s" % error}))
+    except OSError as error:
+        print(json.dumps({"error": "error %s; was the device provisioned?" % error.args[0]}))
