@@ -178,6 +178,7 @@ class Updater:
         """Have the next boot try what `check` has found good."""
         async with self._quiet:
             self._nvs.set_i32(_NEW, self.fields["counter"])
+            self.fields = None  # from here on "the other one" is what runs, until the restart
             self._slots.try_other()
 
     async def _hash(self, size):
