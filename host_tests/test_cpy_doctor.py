@@ -93,10 +93,30 @@ def test_what_is_wrong_is_named_with_what_to_do(bench, tmp_path):
     assert {name: result for name, (result, _) in found.items()} == {
         "configuration": "ok", "key": "fail", "journal": "fail", "pilot": "fail",
         "meter": "fail", "network": "ok", "clock": "fail", "broker": "fail", "heap": "ok"}
-    for name, words in (("key", "provision the device"), ("journal", "then provision"),
+    for name, words in (("key", "provision the device"),
+                        ("journal", "holds nothing: it is blank: provision the device"),
                         ("pilot", "state E"), ("meter", "'evmeter scan' finds them"),
                         ("clock", "check clock.servers"), ("broker", "check mqtt.host")):
         assert words in found[name][1], found[name]
+
+
+def test_another_meter_and_another_store_are_told_as_such(bench, tmp_path):
+    """What to do must fit what is wrong: --erase would take the records of a sound journal."""
+    device = HostDevice(tmp_path)
+    config = json.loads((bench.folder / "config.json").read_text())
+    device.write_config(config)
+    device.provision()
+    config["meter"]["serial"] = "999"
+    config["journal"] = {"store": "littlefs"}
+    device.write_config(config)
+    _wire(bench, tmp_path)
+    code, found = _found("--dir", tmp_path)
+    assert code == 1
+    result, words = found["meter"]
+    assert result == "fail" and words.startswith("X: serial number is 21034567, configured is 999")
+    assert words.endswith("check meter.serial, and which meter is on the line")
+    result, words = found["journal"]
+    assert result == "fail" and "holds a ring of sectors: set journal.store to what it" in words
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -8,6 +8,7 @@ import json
 from micropython import const
 
 from evmeter.app import App, StartError
+from evmeter.ledger import foreign
 from evmeter.ledger.journal import JournalError
 from evmeter.monitoring import alarms as codes
 from evmeter.session import pilot
@@ -25,6 +26,10 @@ _WINDOW_MS = const(50)
 _LEAST_PERCENT = const(10)
 _FEW_PERCENT = const(25)
 _LEAST_HEAP = const(16384)
+# OCMF letter of the newest poll: what to do; any other letter is the line's
+_METER = {"X": "check meter.serial, and which meter is on the line",
+          "O": "check meter.profile, meter.p_max_w and the meter"}
+_LINE = "check wiring, polarity of A and B, baud, parity and unit; 'evmeter scan' finds them"
 
 
 def _volts(mv):
@@ -94,8 +99,12 @@ class Doctor:
             try:
                 journal.open()
             except JournalError as error:
-                self._find("journal", FAIL, "%s: read it out with 'evmeter journal', then "
-                           "provision; --erase where it is not blank" % error)
+                found = foreign.what(self._board.journal_flash)
+                todo = "provision the device"
+                if found != foreign.BLANK:
+                    todo = ("set journal.store to what it holds, or read it out with 'evmeter "
+                            "pull-journal', then provision with --erase, by which it is lost")
+                self._find("journal", FAIL, "%s; the flash holds %s: %s" % (error, found, todo))
                 return
         free = journal.free_percent()
         text = "%d %% free, %d entries not yet confirmed" % (free, journal.unconfirmed())
@@ -140,8 +149,7 @@ class Doctor:
     async def _meter(self, app):
         poll = app.poll
         if not await self._until(lambda: poll.latest, _METER_MS):
-            self._find("meter", FAIL, "%s: check wiring, polarity of A and B, baud, parity and "
-                       "unit; 'evmeter scan' finds them" % poll.status)
+            self._find("meter", FAIL, "%s: %s" % (poll.status, _METER.get(poll.quality, _LINE)))
             return
         reading = poll.latest
         text = "%s %s, serial %s (%s), %d.%03d kWh" % (
