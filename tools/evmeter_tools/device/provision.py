@@ -17,7 +17,12 @@ from evmeter_tools.device.label import label as make_label
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice
 
-_PROGRAM = "from evmeter.system import provision\nprovision.main(%s, %s)\n"
+# main.py's names hold the firmware that was interrupted: two do not fit
+_PROGRAM = """
+app = hardware = None
+from evmeter.system import provision
+provision.main(%s, %s)
+"""
 # whole or not at all; a device starts in the folder /
 _WRITE = """
 import os

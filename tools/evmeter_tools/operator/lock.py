@@ -12,7 +12,12 @@ from evmeter_tools.operator.line import LOGIN_FROM, Line
 from evmeter_tools.words import clean
 
 _VALID_S = 300
-_CLOSE = "from evmeter.system import provision\nprovision.close_prompt()\n"
+# main.py's names hold the firmware that was interrupted: two do not fit
+_CLOSE = """
+app = hardware = None
+from evmeter.system import provision
+provision.close_prompt()
+"""
 _Device = Annotated[str, typer.Argument(help="The device's id")]
 _Key = Annotated[Path, typer.Option(help="Operator key (PEM)")]
 _Broker = Annotated[str, typer.Option(help="host:port")]
