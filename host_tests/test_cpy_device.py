@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import host_flash
 from drivers.file_slots import FileSlots
 from evmeter_tools.cli import app
-from evmeter_tools.device import boards, image, legal
+from evmeter_tools.device import boards, image, legal, package
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.ram_flash import RamFlash
 from evmeter_tools.host_device import micropython
@@ -200,7 +200,13 @@ def test_a_package_is_signed_and_checked(tmp_path):
                          ((file, "--key", "zz"), "no public key"), ((key,), "no package"),
                          ((tmp_path / "none",), "cannot be read")):
         assert words in str(_release("check", *given).exception)
-    file.write_bytes(file.read_bytes()[:-1] + b"\x00")
+    image = package.split(file.read_bytes())[1]
+    for changed in ({"version": None}, {"counter": "7"}, {"size": True}, {"more": 1}):
+        text = json.dumps({**fields, **changed}).encode()
+        file.write_bytes(b"EVU1" + len(text).to_bytes(2, "little") + text + bytes(64) + image)
+        assert "no package" in str(_release("check", file).exception), changed
+    text = json.dumps(fields).encode()
+    file.write_bytes(b"EVU1" + len(text).to_bytes(2, "little") + text + bytes(64) + image[:-1])
     assert "damaged" in str(_release("check", file).exception)
 
 

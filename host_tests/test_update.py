@@ -1,4 +1,5 @@
 import asyncio
+import json
 
 from evmeter.system.update import Probation, UpdateError, failed
 from fakes.clock import FakeClock
@@ -91,6 +92,7 @@ def test_who_may_sign_and_what_is_taken():
             (None, head(fields_of(_NEW, version=None)), "version is None"),
             (None, head(fields_of(_NEW, more=1)), "the manifest must have"),
             (None, head(b"[1]"), "the manifest must have"),
+            (None, head(json.dumps(sorted(fields_of(_NEW))).encode()), "the manifest must have"),
             (None, head(b"{" * 3000), "the manifest must have"),
             (None, b"", "no package"),
             (None, b"EVU2" + _HEAD[4:], "no package"),

@@ -74,7 +74,7 @@ def read_head(head):
         names = sorted(fields)
     except (ValueError, TypeError, RuntimeError, MemoryError):
         names = ()
-    if tuple(names) != _FIELDS:
+    if tuple(names) != _FIELDS or not isinstance(fields, dict):
         raise UpdateError("the manifest must have %s" % ", ".join(_FIELDS))
     for name in _FIELDS:
         if type(fields[name]) is not (int if name in ("counter", "size") else str):
