@@ -106,6 +106,30 @@ def test_a_foreign_flash_is_told_and_erased_only_where_that_is_wished(file, tmp_
             chip.close()
 
 
+@pytest.mark.parametrize("over_a_port", [False, True])
+def test_what_the_device_refuses_leaves_it_as_it_was(file, tmp_path, over_a_port):
+    folder = tmp_path / "run"
+    assert _provision(file, "--dir", folder)[0] == 0
+    held, flash = (folder / "config.json").read_text(), (folder / "flash.img").read_bytes()
+    chip, where = None, ("--dir", folder)
+    if over_a_port:
+        chip = Chip(folder, flash, path=micropython_path(), heap="512k",
+                    EVMETER_HOST_DIR=str(folder))
+        where = ("--port", chip.port)
+    try:
+        for change, words in (({"journal": {"store": "littlefs"}}, "holds a ring of sectors"),
+                              ({"id": "charger-18"}, "")):
+            file.write_text(json.dumps({**_CONFIG, **change}))
+            code, _, error = _provision(file, *where)
+            assert (code, words in error) == (2 if words else 0, True), error
+            now = json.loads((folder / "config.json").read_text())
+            assert now == json.loads(held) if words else now["id"] == "charger-18"
+            assert (folder / "flash.img").read_bytes() == flash
+    finally:
+        if chip:
+            chip.close()
+
+
 def test_questions_in_place_of_a_file(tmp_path):
     code, out, error = _provision("--dir", tmp_path / "run", "--save", tmp_path / "kept.json",
                                   answers=_ANSWERS)
@@ -145,6 +169,7 @@ def test_over_a_serial_port(file, tmp_path):
     ({}, ("--save", "/"), "/: no file can be written there"),
     ({}, ("--db", "/dev/null/x.sqlite"), "--db /dev/null/x.sqlite: File exists"),
     ({}, ("--db", "postgresql://me@127.0.0.1:1/x"), "cannot be used"),
+    ({}, ("--dir", "/dev/null"), "--dir /dev/null: File exists"),
     ({}, ("--broker-dir", "/dev/null"), "--broker-dir /dev/null: File exists"),
 ])
 def test_nothing_is_touched_where_something_is_wrong(file, tmp_path, change, more, words):

@@ -23,13 +23,23 @@ app = hardware = None
 from evmeter.system import provision
 provision.main(%s, %s)
 """
-# whole or not at all; a device starts in the folder /
+# whole or not at all, and the one before can be put back; a device starts in the folder /
 _WRITE = """
-import os
-with open("config.new", "w") as file:
-    file.write(%r)
-os.rename("config.new", "config.json")
-print('{"written": true}')
+import json, os
+from drivers.config_files import ConfigFiles
+text, before = %r, "config.json" in os.listdir()
+if before:
+    ConfigFiles(".").write(text)
+else:
+    with open("config.new", "w") as file:
+        file.write(text)
+    os.rename("config.new", "config.json")
+print(json.dumps({"written": True, "before": before}))
+"""
+_PUT_BACK = """
+from drivers.config_files import ConfigFiles
+ConfigFiles(".").restore()
+print('{"restored": true}')
 """
 _CERTIFICATES = ("ca", "certificate", "key")
 
@@ -127,10 +137,19 @@ def _check(config):
 
 
 def _put(text, port, folder, config):
+    """Put the configuration onto the device; returns what puts the one before back."""
     if folder:
-        HostDevice(folder).write_config(config)
-    elif not any(run.objects(_WRITE % text, port=port)):
+        path = folder / "config.json"
+        try:
+            before = path.read_bytes() if path.exists() else None
+            HostDevice(folder).write_config(config)
+        except OSError as error:
+            raise UserError("--dir %s: %s" % (folder, error.strerror)) from None
+        return lambda: None if before is None else path.write_bytes(before)
+    told = next((one for one in run.objects(_WRITE % text, port=port) if "written" in one), None)
+    if not told:
         raise UserError("%s: the configuration was not taken" % port)
+    return lambda: told["before"] and any(run.objects(_PUT_BACK, port=port))
 
 
 def _give_login(config):
@@ -175,12 +194,14 @@ def _write(path, data):
         raise UserError("%s: cannot be written: %s" % (path, error.strerror)) from None
 
 
-def _make_key(program, port, folder):
+def _make_key(program, port, folder, put_back):
     """Have the device lay its journal and make its key; returns its public facts. Raises
-    UserError."""
+    UserError; then the configuration before this one is in force again."""
     try:
         known = next((one for one in run.objects(program, port=port, folder=folder)
                       if {"spki", "error"} & set(one)), None)
+        if not known or "error" in known:
+            put_back()
     finally:
         if port:
             run.reset(port)
@@ -233,6 +254,7 @@ def provision(
 
     Nothing is touched before the configuration was checked whole. A key and a journal that are
     there are kept; where the journal's flash holds something else, that is kept too, and told.
+    Where the device refuses, the configuration that it had before is in force again.
     With --broker-dir the device gets a new log-in at the broker, too.
 
     Example: evmeter provision charger-17.json --port /dev/ttyUSB0 --label charger-17.pdf
@@ -257,8 +279,8 @@ def provision(
             stack.callback(store.close)
         if save:
             _write(save, asked.encode())
-        _put(text, port, folder, config)
-        known = _make_key(_PROGRAM % (erase, not is_open), port, folder)
+        put_back = _put(text, port, folder, config)
+        known = _make_key(_PROGRAM % (erase, not is_open), port, folder, put_back)
         if as_json:
             print(json.dumps(known))
         else:
