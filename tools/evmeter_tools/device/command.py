@@ -29,8 +29,7 @@ def image(
     target = boards.board(board)
     data, sizes = images.build(target, plain)
     out = out or BUILD / "image" / (board + ".romfs")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(data)
+    images.write(out, data)
     relevant = legal.digest(legal.files(data))
     if as_json:
         print(json.dumps({"image": str(out), "bytes": len(data), "slot": target.slot_bytes(),
@@ -78,4 +77,7 @@ def flash(
     built = BUILD / "firmware" / board / "build" / "firmware.bin"
     if plain and not firmware_bin:
         raise UserError("--plain needs --firmware: an image of micropython.org, 1.24 or newer")
+    if not firmware_bin and not built.is_file():
+        raise UserError("MicroPython for %s is not built: 'evmeter firmware --board %s' does it, "
+                        "or give one as --firmware" % (board, board))
     builds.flash(target, port, firmware_bin or built, config, plain)
