@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import sqlite3
@@ -13,6 +14,7 @@ import pytest
 from pypdf import PdfReader
 
 from evmeter_tools.backend.store import Store
+from evmeter_tools.device.label import label as make_label
 from evmeter_tools.host_device import micropython_path
 from repl_device import Chip
 
@@ -59,6 +61,17 @@ def test_a_device_is_commissioned_enrolled_and_labelled(file, tmp_path):
     assert base64.b64decode(written["mqtt"]["ca"]) == b"der" * 30
     code, out, _ = _provision(*arguments)  # once more: key and journal stay
     assert code == 0 and json.loads(out) == {**known, "formatted": False}
+
+
+def test_the_longest_id_fits_the_label():
+    sizes = {}
+    for name in ("charger-17", "W" * 20, "i" * 20):
+        page = PdfReader(io.BytesIO(make_label(name, "90e194e9", "3059" * 45))).pages[0]
+        page.extract_text(visitor_text=lambda text, _c, _t, _f, size, name=name: sizes.update(
+            {name: size} if text.strip() == name else {}))
+    assert sizes["charger-17"] == sizes["i" * 20] == 16
+    # Helvetica-Bold's W is 944 thousandths wide; 92 mm are 260.8 points
+    assert 20 * 0.944 * sizes["W" * 20] <= 261
 
 
 def test_the_log_in_is_made_where_the_brokers_folder_is_given(file, tmp_path):
