@@ -312,6 +312,8 @@ def test_the_command(tmp_path):
       "/dev/null/x"], "/dev/null/x: cannot be written: File exists"),
     (["flash", "--board", "esp32_devkit", "--port", "/dev/x"],
      "'evmeter firmware --board esp32_devkit' does it, or"),
+    (["flash", "--board", "esp32_devkit", "--port", ""], "give the device's serial port"),
+    (["provision", "--port", ""], "give the device as --port"),
     (["update", "demo-0001", "KEY", "--key", "KEY", "--broker", "127.0.0.1:1"],
      "no package of evmeter's"),
 ])
@@ -323,3 +325,14 @@ def test_what_cannot_be_done_is_one_line(monkeypatch, tmp_path, words, said):
     done = CliRunner().invoke(app, [str(key) if word == "KEY" else word for word in words])
     assert isinstance(done.exception, UserError), (words, done.exception)
     assert said in str(done.exception) and "\n" not in str(done.exception)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["flash", "BOARD=b", "PORT=/dev/x"], 'build/bin/evmeter flash --board "b" --port "/dev/x"'),
+    (["provision", "PORT=/dev/x", "FILE=c.json", "LABEL=l.pdf"],
+     'build/bin/evmeter provision c.json --port "/dev/x" --label l.pdf'),
+])
+def test_the_same_by_make(words, said):
+    done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    assert said in " ".join(done.stdout.replace("\\\n", "").split())

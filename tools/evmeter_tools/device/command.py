@@ -74,6 +74,8 @@ def flash(
     --firmware ESP32_GENERIC-SPIRAM-20250415-v1.25.0.bin
     """
     target = boards.board(board)
+    if not port:  # as `make flash` without PORT= gives it
+        raise UserError("give the device's serial port as --port")
     built = BUILD / "firmware" / board / "build" / "firmware.bin"
     if plain and not firmware_bin:
         raise UserError("--plain needs --firmware: an image of micropython.org, 1.24 or newer")

@@ -259,7 +259,7 @@ def provision(
 
     Example: evmeter provision charger-17.json --port /dev/ttyUSB0 --label charger-17.pdf
     """
-    if (port is None) == (folder is None):
+    if (not port) == (folder is None):
         raise UserError("give the device as --port or the host board's run folder as --dir")
     config = _read(file) if file else _ask(scan, broker_dir is not None)
     if save:
