@@ -131,9 +131,10 @@ def line(tmp_path):
         os.close(end)
 
 
-_CANNOT = [({"meter": {"profile": "nosuch", "p_max_w": 11000}}, "meter: .*nosuch"),
-           ({"mqtt": {"host": "127.0.0.1"}}, "mqtt: there is no CA certificate"),
-           ({"pilot": {"front_end": "fe9"}}, "pilot: .*fe9")]
+# what only the device finds out: a certificate that is none, a meter that signs no records
+_CANNOT = [({"mqtt": {"host": "127.0.0.1", "ca": "bm9uZQ=="}}, "mqtt: the ca is neither"),
+           ({"meter": {"profile": "eastron_sdm120", "p_max_w": 11000, "pass_through": True}},
+            "meter: pass_through is true")]
 
 
 @pytest.mark.parametrize(("change", "why"), [
@@ -170,9 +171,9 @@ def test_it_is_not_closed_on_a_device_that_cannot_start(tmp_path, change, why):
     with pytest.raises(UserError, match="cannot start, the prompt stays open: " + why):
         _command("provision", file, "--dir", tmp_path)
     assert "lock" not in json.loads((tmp_path / "nvs.json").read_text())
-    if change == _CANNOT[0][0]:  # the same device, put right
-        file.write_text(file.read_text().replace("nosuch", "eastron_sdm120"))
-        assert "the prompt is closed" in _command("provision", file, "--dir", tmp_path)
+    file.write_text(file.read_text().replace('"pass_through": true', '"pass_through": false')
+                    .replace('"ca": "bm9uZQ=="', '"tls": "off"'))  # the same device, put right
+    assert "the prompt is closed" in _command("provision", file, "--dir", tmp_path)
 
 
 def test_lock_and_unlock_say_what_is_missing(tmp_path):

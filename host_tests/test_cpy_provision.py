@@ -175,6 +175,12 @@ def test_over_a_serial_port(file, tmp_path):
     ({"id": "_x"}, (), "id is '_x'"),
     ({"colour": "red"}, (), "unknown field colour"),
     ({"mqtt": {"host": "h", "ca": "@none.pem"}}, (), "none.pem cannot be read"),
+    # with these the firmware would not start
+    ({"mqtt": {"host": "h"}}, (), "mqtt.ca is missing"),
+    ({"meter": {"profile": "sdm120", "p_max_w": 7400}}, (), "there is: "),
+    ({"meter": {"profile": "pulse", "p_max_w": 7400}}, (), "meter.imp_per_kwh is missing"),
+    ({"meter": {"profile": {"make": "M"}, "p_max_w": 7400}}, (), "is None; allowed"),
+    ({"pilot": {"front_end": "fe9"}}, (), "front end fe9 is not one of fe1"),
     ({}, ("--label", "x.pdf", "--page", "verify.example"), "must begin with https://"),
     ({}, ("--port", "/dev/x"), "give the device as --port"),
     # what comes last is tried first: the device's prompt may be closed by then

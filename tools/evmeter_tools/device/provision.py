@@ -123,6 +123,21 @@ def _ask(scan_port, makes_login):
     return config
 
 
+def _check_parts(settings):
+    """What the firmware finds wrong only when it starts. Raises ValueError."""
+    from drivers.meter_profile import take
+    from drivers.pilot_front_end import front_end_data
+
+    meter, mqtt = settings["meter"], settings["mqtt"]
+    if meter["profile"] != "pulse":
+        take(meter["profile"], meter["total_is_import"])
+    elif not meter["imp_per_kwh"]:
+        raise ValueError("meter.imp_per_kwh is missing: pulses for each kWh")
+    front_end_data(settings["pilot"]["front_end"])
+    if mqtt["tls"] == "verified" and not mqtt["ca"]:
+        raise ValueError("mqtt.ca is missing, by which the broker is verified")
+
+
 def _check(config):
     """By the firmware's own rules, before anything is touched. Returns the text."""
     firmware.reach()
@@ -130,8 +145,8 @@ def _check(config):
 
     text = json.dumps(config)
     try:
-        parse(text)
-    except ConfigError as error:
+        _check_parts(parse(text))
+    except (ConfigError, ValueError) as error:
         raise UserError("the configuration: %s" % error) from None
     return text
 
