@@ -1,13 +1,16 @@
 """`evmeter doctor` on the host board and over a serial port: what is well, and what is not."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from evmeter.system import doctor as firmware_doctor
 from evmeter_tools.bench.stand import Bench
 from evmeter_tools.device import run
 from evmeter_tools.device.doctor import _PROGRAM
@@ -143,6 +146,35 @@ def test_bad_calls_are_one_line(arguments, words):
     code, out, error = _doctor(*arguments)
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert words in error
+
+
+@pytest.mark.parametrize(("quality", "servers", "clock"), [
+    ("U", True, ("fail", "time is not known: the network first")),
+    ("I", True, ("ok", "quality I")), ("I", False, ("ok", "quality I")),
+    ("U", False, ("warn", "time is not known: give time servers as clock.servers"))])
+def test_without_a_network_each_part_has_its_line_all_the_same(monkeypatch, quality, servers,
+                                                               clock):
+    async def rest(*_):
+        await asyncio.Event().wait()
+
+    app = SimpleNamespace(
+        config={"id": "d"}, signer=SimpleNamespace(key_id="x"), time=servers or None,
+        clock=SimpleNamespace(quality=quality), supervisor=SimpleNamespace(run=rest),
+        poll=SimpleNamespace(run=rest), forgive=lambda: asyncio.sleep(0))
+    network = SimpleNamespace(up=lambda: False, diag=lambda: {"net_why": "no cable"}, run=rest)
+    monkeypatch.setattr(firmware_doctor, "App", lambda board: app)
+    monkeypatch.setattr(firmware_doctor, "_NETWORK_MS", 200)
+    found = {}
+    doctor = firmware_doctor.Doctor(SimpleNamespace(network=network),
+                                    lambda check, *more: found.update({check: more}))
+    for name, nothing in (("_journal", None), ("_heap", None), ("_pilot", asyncio.sleep),
+                          ("_meter", asyncio.sleep)):
+        monkeypatch.setattr(doctor, name, lambda *_, nothing=nothing: nothing and nothing(0))
+    asyncio.run(doctor.run())
+    assert list(found) == ["configuration", "key", "network", "clock", "broker"]
+    assert found["network"][0] == "fail" and "no cable" in found["network"][1]
+    assert found["clock"] == clock
+    assert found["broker"] == ("fail", "not reached: the network first")
 
 
 _INTERRUPTED = """

@@ -68,9 +68,9 @@ class Doctor:
         try:
             await self._pilot(app)
             await self._meter(app)
-            if await self._network(app):
-                await self._clock(app)
-                await self._broker(app)
+            is_up = await self._network()
+            await self._clock(app, is_up)
+            await self._broker(app, is_up)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -160,7 +160,7 @@ class Doctor:
         else:
             self._find("meter", OK, text)
 
-    async def _network(self, app):
+    async def _network(self):
         network = self._board.network
         if await self._until(network.up, _NETWORK_MS):
             self._find("network", OK, ", ".join(network.dns_servers()) or "up, no name server")
@@ -169,9 +169,13 @@ class Doctor:
                    "(%s)" % json.dumps(network.diag()))
         return False
 
-    async def _clock(self, app):
+    async def _clock(self, app, is_up):
         time, quality = app.time, app.clock.quality
-        if time:
+        if time and not is_up:
+            if quality == "U":
+                self._find("clock", FAIL, "time is not known: the network first")
+                return
+        elif time:
             await time.ask_all()
             quality = app.clock.quality
             if quality == "U":
@@ -183,7 +187,10 @@ class Doctor:
             return
         self._find("clock", OK, "quality " + quality)
 
-    async def _broker(self, app):
+    async def _broker(self, app, is_up):
+        if not is_up:
+            self._find("broker", FAIL, "not reached: the network first")
+            return
         try:
             await app.uplink.knock()
         except OSError as error:
