@@ -176,6 +176,10 @@ def test_nothing_is_written_for_bad_input_and_a_failure_ends_it(monkeypatch, tmp
     with pytest.raises(UserError, match="MicroPython: failed"):
         firmware.flash(board, "/dev/ttyX", good)
     assert len(log.read_text().splitlines()) == 1
+    log = _recorded(monkeypatch, tmp_path)
+    (tmp_path / "bin" / "mpremote").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(UserError, match="file system: failed.*'evmeter unlock' it, then flash"):
+        firmware.flash(board, "/dev/ttyX", good)
     (tmp_path / "bin" / "esptool").unlink()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(UserError, match="pip install esptool"):

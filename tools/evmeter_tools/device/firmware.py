@@ -158,14 +158,14 @@ def pieces(board, firmware, image):
     return found if image is None else [*found, (named["romfs"].offset, image)]
 
 
-def _do(what, command):
+def _do(what, command, hint=""):
     print("%s:" % what, flush=True)
     try:
         done = subprocess.run(command, check=False)
     except FileNotFoundError:
         raise UserError("%s is missing: pip install esptool" % command[0]) from None
     if done.returncode:
-        raise UserError("%s: failed; what the program said is above" % what)
+        raise UserError("%s: failed; what the program said is above%s" % (what, hint))
 
 
 def flash(board, port, firmware, config=None, plain=False):
@@ -196,7 +196,8 @@ def flash(board, port, firmware, config=None, plain=False):
         (files / image.FIRST).write_bytes(data)
     # its file system is made at the first start
     _do("the file system", mpremote(port, "sleep", "5", "exec",
-                                    _WAIT + (_NO_IMAGES if plain else "")))
+                                    _WAIT + (_NO_IMAGES if plain else "")),
+        ". Where its prompt is closed, 'evmeter unlock' it, then flash it again")
     _do("evmeter" if plain else "what starts it",
         mpremote(port, "fs", "cp", *map(str, sorted(files.iterdir())), ":/"))
     _do("the first image", mpremote(port, "exec", _FIRST_IMAGE))
