@@ -4,7 +4,8 @@ PYTHON ?= python3
 EVMETER := build/bin/evmeter
 SETUP := $(PYTHON) tools/setup/bootstrap.py
 
-.PHONY: help setup demo bench-rig backend fleet test bench faults firmware flash lint clean
+.PHONY: help setup demo bench-rig backend fleet test bench faults firmware flash provision \
+        lint clean
 
 help:
 	@echo "make demo                       two sessions, one broken by a power cut (2 min)"
@@ -16,6 +17,7 @@ help:
 	@echo "make faults                     the long fault campaigns"
 	@echo "make firmware BOARD= MICROPYTHON=  MicroPython for a board, from its sources"
 	@echo "make flash BOARD= PORT=         put MicroPython and evmeter on a board"
+	@echo "make provision PORT= [FILE=]    commission a device, by questions or from a file"
 	@echo "make setup                      only set up build/"
 	@echo "make lint                       ruff"
 	@echo "make clean                      remove build/"
@@ -51,6 +53,9 @@ firmware: setup
 flash: setup
 	@$(EVMETER) flash --board "$(BOARD)" --port "$(PORT)" \
 	  $(if $(FIRMWARE),--firmware $(FIRMWARE)) $(if $(CONFIG),--config $(CONFIG))
+
+provision: setup
+	@$(EVMETER) provision $(FILE) --port "$(PORT)" $(if $(LABEL),--label $(LABEL))
 
 lint: setup
 	@build/venv/bin/ruff check .

@@ -54,6 +54,7 @@ def test_a_bad_field_is_refused_by_name_and_with_what_is_allowed():
         ("meter", "profile", 7, ("meter.profile", "a JSON object")),
         ("meter", "profile", None, ("meter.profile", "a JSON object")),
         ("meter", "serial", {}, ("meter.serial", "1 to 32 characters")),
+        ("meter", "period_ms", 5001, ("meter.period_ms", "200 to 5000")),
         ("meter", "imp_per_kwh", 100001, ("meter.imp_per_kwh", "0 to 100000")),
         ("mqtt", "host", "", ("mqtt.host", "1 to 253")),
         ("mqtt", "host", "a\u00e4", ("mqtt.host", "ASCII")),

@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 import json
 import os
+import socket
 import sqlite3
+import ssl
 import threading
 import time
 
@@ -15,6 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from evmeter.ledger.signer import SoftwareSigner
+from evmeter_tools.backend import command as backend_command
 from evmeter_tools.backend import leader as leader_module
 from evmeter_tools.backend import messages, notices, orders
 from evmeter_tools.backend import tables as t
@@ -28,6 +31,7 @@ from evmeter_tools.backend.mqtt import Address
 from evmeter_tools.backend.outbox import Channels, Outbox
 from evmeter_tools.backend.sessions import missing_numbers
 from evmeter_tools.backend.store import Store, database_url, now_ms, shown
+from evmeter_tools.bench.tls_servers import Certificates
 from evmeter_tools.errors import UserError
 from fakes.device import FakeDevice
 
@@ -531,6 +535,32 @@ def test_shared_subscriptions_are_proven_or_refused(tmp_path):
 def test_only_a_broker_with_logins_listens_beyond_this_machine(tmp_path):
     with pytest.raises(UserError, match="credentials"):
         Broker(tmp_path, kind="mosquitto", listen="0.0.0.0").start()
+
+
+def test_devices_reach_it_by_its_name_and_the_backend_from_this_machine(tmp_path, store):
+    """A certificate is for the broker's name: what runs beside it needs a way of its own."""
+    certificates = Certificates(tmp_path)
+    pem = certificates.make("good")
+    for tls in (None, (pem, pem)):
+        broker, address = backend_command._own(tmp_path / "broker", 0, "127.0.0.2", tls, False)
+        try:
+            collector = Collector(store, address, "collector")
+            collector.start()
+            collector.stop()
+            assert (address.host, address.port) == ("127.0.0.1", broker.inside) != (
+                "127.0.0.1", broker.port)
+            with socket.create_connection(("127.0.0.2", broker.port), 5) as line:
+                if tls:
+                    context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+                    with context.wrap_socket(line, server_hostname="localhost") as secure:
+                        assert secure.version().startswith("TLS")
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection(("127.0.0.3", broker.inside), 5)
+            with pytest.raises(UserError, match="is in use"):
+                Broker(tmp_path / "other", broker.port, "mosquitto", Credentials(tmp_path / "x"),
+                       "127.0.0.2").start()
+        finally:
+            broker.stop()
 
 
 # -- telling people --

@@ -119,6 +119,16 @@ def test_a_journal_is_pulled_and_the_device_runs_again(tmp_path, image, code, wo
     assert chip.resets == 1
 
 
+def test_a_copy_that_cannot_be_put_there_is_told_before_the_device_is_stopped(tmp_path):
+    chip = Chip(tmp_path, _sound())
+    try:
+        code, out, error = _run("pull-journal", "--port", chip.port, "--out", "/nosuch/copy.img")
+    finally:
+        chip.close()
+    assert (code, out, error) == (2, "", "evmeter: /nosuch/copy.img: there is no such folder\n")
+    assert (chip.resets, chip.programs) == (0, [])
+
+
 def test_the_prompt_is_mpremotes_and_the_device_runs_again(tmp_path):
     chip = Chip(tmp_path)
     master, slave = pty.openpty()  # mpremote wants a terminal
@@ -136,3 +146,6 @@ def test_the_prompt_is_mpremotes_and_the_device_runs_again(tmp_path):
         os.close(master)
         chip.close()
     assert (process.returncode, chip.resets) == (0, 1)
+    # the firmware was interrupted, and its watchdog, which nobody feeds now, told to wait
+    assert [line for text in chip.programs for line in text.split("\n") if "WDT(" in line] == [
+        "WDT(timeout=86400000)"]

@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 import host_flash
 from drivers.file_slots import FileSlots
 from evmeter_tools.cli import app
-from evmeter_tools.device import boards, image, legal
+from evmeter_tools.device import boards, image, legal, package
+from evmeter_tools.device import command as device_command
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults.ram_flash import RamFlash
 from evmeter_tools.host_device import micropython
+from evmeter_tools.operator import signing
 from evmeter_tools.paths import HOST_BOARD, ROOT
 from fakes.memory_store import MemoryNvs
 
@@ -200,7 +202,13 @@ def test_a_package_is_signed_and_checked(tmp_path):
                          ((file, "--key", "zz"), "no public key"), ((key,), "no package"),
                          ((tmp_path / "none",), "cannot be read")):
         assert words in str(_release("check", *given).exception)
-    file.write_bytes(file.read_bytes()[:-1] + b"\x00")
+    image = package.split(file.read_bytes())[1]
+    for changed in ({"version": None}, {"counter": "7"}, {"size": True}, {"more": 1}):
+        text = json.dumps({**fields, **changed}).encode()
+        file.write_bytes(b"EVU1" + len(text).to_bytes(2, "little") + text + bytes(64) + image)
+        assert "no package" in str(_release("check", file).exception), changed
+    text = json.dumps(fields).encode()
+    file.write_bytes(b"EVU1" + len(text).to_bytes(2, "little") + text + bytes(64) + image[:-1])
     assert "damaged" in str(_release("check", file).exception)
 
 
@@ -293,3 +301,38 @@ def test_the_command(tmp_path):
     done = CliRunner().invoke(app, ["image", "--board", "moon"])
     assert isinstance(done.exception, UserError)
     assert "esp32_devkit" in str(done.exception)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["image", "--board", "esp32_devkit", "--out", "/dev/null/x"],
+     "/dev/null/x: cannot be written: File exists"),
+    (["image", "--board", "esp32_devkit", "--plain", "/dev/null"],
+     "/dev/null/a.romfs: cannot be written: File exists"),
+    (["release", "pack", "--board", "esp32_devkit", "--key", "KEY", "--counter", "1", "--out",
+      "/dev/null/x"], "/dev/null/x: cannot be written: File exists"),
+    (["flash", "--board", "esp32_devkit", "--port", "/dev/x"],
+     "'evmeter firmware --board esp32_devkit' does it, or"),
+    (["flash", "--board", "esp32_devkit", "--port", ""], "give the device's serial port"),
+    (["provision", "--port", ""], "give the device as --port"),
+    (["update", "demo-0001", "KEY", "--key", "KEY", "--broker", "127.0.0.1:1"],
+     "no package of evmeter's"),
+])
+def test_what_cannot_be_done_is_one_line(monkeypatch, tmp_path, words, said):
+    key = tmp_path / "key.pem"
+    signing.make_key(key)
+    monkeypatch.setattr(device_command, "BUILD", tmp_path)
+    monkeypatch.setattr(image, "compile_all", lambda files, folder, arch: folder.mkdir() or {})
+    done = CliRunner().invoke(app, [str(key) if word == "KEY" else word for word in words])
+    assert isinstance(done.exception, UserError), (words, done.exception)
+    assert said in str(done.exception) and "\n" not in str(done.exception)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["flash", "BOARD=b", "PORT=/dev/x"], 'build/bin/evmeter flash --board "b" --port "/dev/x"'),
+    (["provision", "PORT=/dev/x", "FILE=c.json", "LABEL=l.pdf"],
+     'build/bin/evmeter provision c.json --port "/dev/x" --label l.pdf'),
+])
+def test_the_same_by_make(words, said):
+    done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    assert said in " ".join(done.stdout.replace("\\\n", "").split())

@@ -1,14 +1,19 @@
 """`evmeter doctor` on the host board and over a serial port: what is well, and what is not."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from evmeter.system import doctor as firmware_doctor
 from evmeter_tools.bench.stand import Bench
+from evmeter_tools.device import run
+from evmeter_tools.device.doctor import _PROGRAM
 from evmeter_tools.host_device import HostDevice, micropython_path
 from repl_device import Chip
 
@@ -91,10 +96,30 @@ def test_what_is_wrong_is_named_with_what_to_do(bench, tmp_path):
     assert {name: result for name, (result, _) in found.items()} == {
         "configuration": "ok", "key": "fail", "journal": "fail", "pilot": "fail",
         "meter": "fail", "network": "ok", "clock": "fail", "broker": "fail", "heap": "ok"}
-    for name, words in (("key", "provision the device"), ("journal", "then provision"),
+    for name, words in (("key", "provision the device"),
+                        ("journal", "holds nothing: it is blank: provision the device"),
                         ("pilot", "state E"), ("meter", "'evmeter scan' finds them"),
                         ("clock", "check clock.servers"), ("broker", "check mqtt.host")):
         assert words in found[name][1], found[name]
+
+
+def test_another_meter_and_another_store_are_told_as_such(bench, tmp_path):
+    """What to do must fit what is wrong: --erase would take the records of a sound journal."""
+    device = HostDevice(tmp_path)
+    config = json.loads((bench.folder / "config.json").read_text())
+    device.write_config(config)
+    device.provision()
+    config["meter"]["serial"] = "999"
+    config["journal"] = {"store": "littlefs"}
+    device.write_config(config)
+    _wire(bench, tmp_path)
+    code, found = _found("--dir", tmp_path)
+    assert code == 1
+    result, words = found["meter"]
+    assert result == "fail" and words.startswith("X: serial number is 21034567, configured is 999")
+    assert words.endswith("check meter.serial, and which meter is on the line")
+    result, words = found["journal"]
+    assert result == "fail" and "holds a ring of sectors: set journal.store to what it" in words
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -121,3 +146,72 @@ def test_bad_calls_are_one_line(arguments, words):
     code, out, error = _doctor(*arguments)
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert words in error
+
+
+@pytest.mark.parametrize(("quality", "servers", "clock"), [
+    ("U", True, ("fail", "time is not known: the network first")),
+    ("I", True, ("ok", "quality I")), ("I", False, ("ok", "quality I")),
+    ("U", False, ("warn", "time is not known: give time servers as clock.servers"))])
+def test_without_a_network_each_part_has_its_line_all_the_same(monkeypatch, quality, servers,
+                                                               clock):
+    async def rest(*_):
+        await asyncio.Event().wait()
+
+    app = SimpleNamespace(
+        config={"id": "d"}, signer=SimpleNamespace(key_id="x"), time=servers or None,
+        clock=SimpleNamespace(quality=quality), supervisor=SimpleNamespace(run=rest),
+        poll=SimpleNamespace(run=rest), forgive=lambda: asyncio.sleep(0))
+    network = SimpleNamespace(up=lambda: False, diag=lambda: {"net_why": "no cable"}, run=rest)
+    monkeypatch.setattr(firmware_doctor, "App", lambda board: app)
+    monkeypatch.setattr(firmware_doctor, "_NETWORK_MS", 200)
+    found = {}
+    doctor = firmware_doctor.Doctor(SimpleNamespace(network=network),
+                                    lambda check, *more: found.update({check: more}))
+    for name, nothing in (("_journal", None), ("_heap", None), ("_pilot", asyncio.sleep),
+                          ("_meter", asyncio.sleep)):
+        monkeypatch.setattr(doctor, name, lambda *_, nothing=nothing: nothing and nothing(0))
+    asyncio.run(doctor.run())
+    assert list(found) == ["configuration", "key", "network", "clock", "broker"]
+    assert found["network"][0] == "fail" and "no cable" in found["network"][1]
+    assert found["clock"] == clock
+    assert found["broker"] == ("fail", "not reached: the network first")
+
+
+_INTERRUPTED = """
+import asyncio, json
+class Firmware:
+    turns = 0
+    async def task(self):
+        while True:
+            self.turns += 1
+            await asyncio.sleep_ms(10)
+    async def main(self):
+        asyncio.create_task(self.task())
+        await asyncio.sleep_ms(100)
+        raise KeyboardInterrupt
+app = firmware = Firmware()
+try:
+    asyncio.run(app.main())
+except KeyboardInterrupt:
+    before = app.turns
+from evmeter.system import doctor
+class Doctor:
+    failed = 0
+    def __init__(self, board, tell):
+        pass
+    async def run(self):
+        await asyncio.sleep_ms(300)
+doctor.Doctor = Doctor
+%s
+print(json.dumps({"before": before, "after": firmware.turns, "held": app is not None}))
+"""
+
+
+def test_the_firmware_that_was_interrupted_does_not_go_on_beside_it(tmp_path):
+    """mpremote ends the event loop by Ctrl-C, which leaves every other task in it."""
+    (tmp_path / "config.json").write_text("{}")
+    found = {}
+    for one in run.objects(_INTERRUPTED % _PROGRAM, folder=tmp_path):
+        found.update(one)
+    assert found["before"] > 3 and found["failed"] == 0
+    assert found["after"] == found["before"] and found["held"] is False

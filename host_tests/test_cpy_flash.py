@@ -28,7 +28,8 @@ def _combined(board):
     """firmware.bin as MicroPython's makeimg.py makes it: gaps are 0xff."""
     data = bytearray(b"\xff" * (0x10000 - board.begin)) + _APP
     data[: 4] = b"boot"
-    data[0x8000 - board.begin : 0x8004 - board.begin] = b"\xaa\x50\x01\x02"
+    table = firmware.table(board.partitions())
+    data[0x8000 - board.begin : 0x8000 - board.begin + len(table)] = table
     return bytes(data)
 
 
@@ -73,6 +74,20 @@ def test_an_application_that_does_not_fit_is_refused():
             firmware.pieces(board, data, b"image")
 
 
+def test_a_stock_image_is_not_written_where_plain_was_forgotten():
+    """Its application would be overwritten, and no partition of ours be there."""
+    board = boards.board("esp32_devkit")
+    stock = bytearray(_combined(board))
+    table = firmware.table(boards.read_partitions(
+        "nvs,data,nvs,0x9000,0x6000\nphy_init,data,phy,0xf000,0x1000\n"
+        "factory,app,factory,0x10000,0x1f0000\nvfs,data,fat,0x200000,0x200000", 4 << 20))
+    stock[0x8000 - board.begin : 0x8000 - board.begin + len(table)] = table
+    for data in (stock, _combined(board)[: 0x8000 - board.begin] + bytes(0x9000)):
+        with pytest.raises(UserError, match="has built, or --plain"):
+            firmware.pieces(board, bytes(data), b"image")
+    assert firmware.pieces(board, bytes(stock[:3]) + b"\x2f" + bytes(stock[4:]), None)
+
+
 def test_a_stock_image_for_less_flash_is_refused():
     board = boards.board("esp32_s3_devkit")
     data = bytearray(_combined(board))
@@ -95,12 +110,15 @@ def test_flashing_step_by_step(monkeypatch, tmp_path):
                         + " ".join("0x%x %s/%x.bin" % (at, folder, at)
                                    for at in (0, 0xd000, 0x10000, 0x3d0000)))
     files = folder / "files"
-    assert lines[1] == "mpremote connect /dev/ttyX fs cp %s :/" % " ".join(
+    # it has started meanwhile, perhaps with its watchdog
+    assert lines[1] == ("mpremote connect /dev/ttyX sleep 5 exec from machine import WDT "
+                        "WDT(timeout=600000)")
+    assert lines[2] == "mpremote connect /dev/ttyX fs cp %s :/" % " ".join(
         "%s/%s" % (files, name) for name in _BOOT)
-    assert lines[2].startswith("mpremote connect /dev/ttyX exec from esp32 import NVS")
-    assert 'nvs.set_i32("slot", 0)' in lines[2]
-    assert lines[3].endswith("c.json :/config.json")
-    assert lines[4:] == ["mpremote connect /dev/ttyX reset"]
+    assert lines[3].startswith("mpremote connect /dev/ttyX exec from esp32 import NVS")
+    assert 'nvs.set_i32("slot", 0)' in lines[3]
+    assert lines[4].endswith("c.json :/config.json")
+    assert lines[5:] == ["mpremote connect /dev/ttyX reset"]
     assert (folder / "3d0000.bin").read_bytes() == b"\xd2\xcd1image"
 
 
@@ -132,7 +150,8 @@ def test_a_stock_image_gets_our_table_and_the_image_as_a_file(monkeypatch, tmp_p
         assert behind[:16] == b"\xeb\xeb" + b"\xff" * 14
         assert behind[16:32] == hashlib.md5(b"".join(entries)).digest()  # noqa: S324
         assert set(behind[32:]) == {255}
-        assert " sleep 5 exec import os, vfs" in log.read_text()
+        assert lines[1].startswith("mpremote connect /dev/ttyX sleep 5 exec from machine import")
+        assert "import os, vfs" in lines[1]
         copied = next(line for line in lines if " fs cp " in line)
         assert copied == "mpremote connect /dev/ttyX fs cp %s :/" % " ".join(
             "%s/files/%s" % (folder, one) for one in ["a.romfs", *_BOOT])
@@ -157,6 +176,10 @@ def test_nothing_is_written_for_bad_input_and_a_failure_ends_it(monkeypatch, tmp
     with pytest.raises(UserError, match="MicroPython: failed"):
         firmware.flash(board, "/dev/ttyX", good)
     assert len(log.read_text().splitlines()) == 1
+    log = _recorded(monkeypatch, tmp_path)
+    (tmp_path / "bin" / "mpremote").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(UserError, match="file system: failed.*'evmeter unlock' it, then flash"):
+        firmware.flash(board, "/dev/ttyX", good)
     (tmp_path / "bin" / "esptool").unlink()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(UserError, match="pip install esptool"):

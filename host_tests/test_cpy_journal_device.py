@@ -65,7 +65,8 @@ def test_a_device_without_a_journal_and_one_that_is_silent_are_told(chip, monkey
     chip.mute = True
     with pytest.raises(UserError, match="does not answer"):
         devices.copy_flash(chip.port)
-    assert "switch its power off and on" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "a closed prompt stops nothing), switch its power off and on" in error
 
 
 def test_an_image_option_with_a_port_is_bad_use(chip):

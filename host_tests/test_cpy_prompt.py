@@ -1,6 +1,7 @@
 """The prompt on the host board's console: closed, opened, and what a closed device does."""
 
 import json
+import os
 import time
 
 import pytest
@@ -11,7 +12,9 @@ from evmeter_tools.bench.stand import Bench
 from evmeter_tools.cli import app
 from evmeter_tools.errors import UserError
 from evmeter_tools.faults import uart
+from evmeter_tools.host_device import micropython_path
 from evmeter_tools.operator import signing
+from repl_device import Chip
 
 _KEYS = b"\x01\x02\x03\x04\x05A\x01\r\x03\x03\r\x01print(6 * 7)\x04\r\n"
 
@@ -116,6 +119,61 @@ def test_without_a_way_back_it_is_not_closed(tmp_path):
     assert "the prompt stays open: without operator.keys" in out
     out = _command("provision", file, "--dir", tmp_path / "run", "--open")
     assert "prompt" not in out
+
+
+@pytest.fixture
+def line(tmp_path):
+    """A line for the meter, with nobody on it."""
+    ends = os.openpty()
+    (tmp_path / "meter.tty").symlink_to(os.ttyname(ends[1]))
+    yield
+    for end in ends:
+        os.close(end)
+
+
+# what only the device finds out: a certificate that is none, a meter that signs no records
+_CANNOT = [({"mqtt": {"host": "127.0.0.1", "ca": "bm9uZQ=="}}, "mqtt: the ca is neither"),
+           ({"meter": {"profile": "eastron_sdm120", "p_max_w": 11000, "pass_through": True}},
+            "meter: pass_through is true")]
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    ({}, None), ({"operator": {}}, "nothing could open it again"),
+    ({"colour": "red"}, "unknown field colour"), (None, "error 2"), *_CANNOT])
+@pytest.mark.usefixtures("line")
+def test_over_a_port_it_is_closed_only_where_there_is_a_way_back(tmp_path, change, why):
+    key = signing.spki(signing.make_key(tmp_path / "operator.pem"))
+    if change is not None:
+        _closed(tmp_path, **{"operator": {"keys": [key]}, **change})
+        (tmp_path / "nvs.json").write_text("{}")
+    chip = Chip(tmp_path, path=micropython_path(), heap="512k", EVMETER_HOST_DIR=str(tmp_path))
+    try:
+        if why:
+            with pytest.raises(UserError, match=why):
+                _command("lock", "--port", chip.port)
+        else:
+            assert "the prompt is closed" in _command("lock", "--port", chip.port)
+    finally:
+        chip.close()
+    held = json.loads((tmp_path / "nvs.json").read_text()) if change is not None else {}
+    assert ("lock" in held) is (why is None) and chip.resets == 1
+
+
+@pytest.mark.parametrize(("change", "why"), _CANNOT)
+@pytest.mark.usefixtures("line")
+def test_it_is_not_closed_on_a_device_that_cannot_start(tmp_path, change, why):
+    """It would restart for ever, never reach the broker, and be out of reach on its port."""
+    key = signing.spki(signing.make_key(tmp_path / "operator.pem"))
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps({
+        "id": "demo-0001", "meter": {"profile": "eastron_sdm120", "p_max_w": 11000},
+        "mqtt": {"host": "127.0.0.1", "tls": "off"}, "operator": {"keys": [key]}, **change}))
+    with pytest.raises(UserError, match="cannot start, the prompt stays open: " + why):
+        _command("provision", file, "--dir", tmp_path)
+    assert "lock" not in json.loads((tmp_path / "nvs.json").read_text())
+    file.write_text(file.read_text().replace('"pass_through": true', '"pass_through": false')
+                    .replace('"ca": "bm9uZQ=="', '"tls": "off"'))  # the same device, put right
+    assert "the prompt is closed" in _command("provision", file, "--dir", tmp_path)
 
 
 def test_lock_and_unlock_say_what_is_missing(tmp_path):

@@ -2,8 +2,10 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from pypdf import PdfReader
 
 from evmeter_tools.backend.store import Store
+from evmeter_tools.device.label import label as make_label
 from evmeter_tools.host_device import micropython_path
 from repl_device import Chip
 
@@ -60,6 +63,17 @@ def test_a_device_is_commissioned_enrolled_and_labelled(file, tmp_path):
     assert code == 0 and json.loads(out) == {**known, "formatted": False}
 
 
+def test_the_longest_id_fits_the_label():
+    sizes = {}
+    for name in ("charger-17", "W" * 20, "i" * 20):
+        page = PdfReader(io.BytesIO(make_label(name, "90e194e9", "3059" * 45))).pages[0]
+        page.extract_text(visitor_text=lambda text, _c, _t, _f, size, name=name: sizes.update(
+            {name: size} if text.strip() == name else {}))
+    assert sizes["charger-17"] == sizes["i" * 20] == 16
+    # Helvetica-Bold's W is 944 thousandths wide; 92 mm are 260.8 points
+    assert 20 * 0.944 * sizes["W" * 20] <= 261
+
+
 def test_the_log_in_is_made_where_the_brokers_folder_is_given(file, tmp_path):
     folder, broker = tmp_path / "run", tmp_path / "broker"
     code, out, error = _provision(file, "--dir", folder, "--broker-dir", broker)
@@ -105,6 +119,30 @@ def test_a_foreign_flash_is_told_and_erased_only_where_that_is_wished(file, tmp_
             chip.close()
 
 
+@pytest.mark.parametrize("over_a_port", [False, True])
+def test_what_the_device_refuses_leaves_it_as_it_was(file, tmp_path, over_a_port):
+    folder = tmp_path / "run"
+    assert _provision(file, "--dir", folder)[0] == 0
+    held, flash = (folder / "config.json").read_text(), (folder / "flash.img").read_bytes()
+    chip, where = None, ("--dir", folder)
+    if over_a_port:
+        chip = Chip(folder, flash, path=micropython_path(), heap="512k",
+                    EVMETER_HOST_DIR=str(folder))
+        where = ("--port", chip.port)
+    try:
+        for change, words in (({"journal": {"store": "littlefs"}}, "holds a ring of sectors"),
+                              ({"id": "charger-18"}, "")):
+            file.write_text(json.dumps({**_CONFIG, **change}))
+            code, _, error = _provision(file, *where)
+            assert (code, words in error) == (2 if words else 0, True), error
+            now = json.loads((folder / "config.json").read_text())
+            assert now == json.loads(held) if words else now["id"] == "charger-18"
+            assert (folder / "flash.img").read_bytes() == flash
+    finally:
+        if chip:
+            chip.close()
+
+
 def test_questions_in_place_of_a_file(tmp_path):
     code, out, error = _provision("--dir", tmp_path / "run", "--save", tmp_path / "kept.json",
                                   answers=_ANSWERS)
@@ -137,8 +175,21 @@ def test_over_a_serial_port(file, tmp_path):
     ({"id": "_x"}, (), "id is '_x'"),
     ({"colour": "red"}, (), "unknown field colour"),
     ({"mqtt": {"host": "h", "ca": "@none.pem"}}, (), "none.pem cannot be read"),
+    # with these the firmware would not start
+    ({"mqtt": {"host": "h"}}, (), "mqtt.ca is missing"),
+    ({"meter": {"profile": "sdm120", "p_max_w": 7400}}, (), "there is: "),
+    ({"meter": {"profile": "pulse", "p_max_w": 7400}}, (), "meter.imp_per_kwh is missing"),
+    ({"meter": {"profile": {"make": "M"}, "p_max_w": 7400}}, (), "is None; allowed"),
+    ({"pilot": {"front_end": "fe9"}}, (), "front end fe9 is not one of fe1"),
     ({}, ("--label", "x.pdf", "--page", "verify.example"), "must begin with https://"),
     ({}, ("--port", "/dev/x"), "give the device as --port"),
+    # what comes last is tried first: the device's prompt may be closed by then
+    ({}, ("--label", "no/such/x.pdf"), "no/such/x.pdf: no file can be written there"),
+    ({}, ("--save", "/"), "/: no file can be written there"),
+    ({}, ("--db", "/dev/null/x.sqlite"), "--db /dev/null/x.sqlite: File exists"),
+    ({}, ("--db", "postgresql://me@127.0.0.1:1/x"), "cannot be used"),
+    ({}, ("--dir", "/dev/null"), "--dir /dev/null: File exists"),
+    ({}, ("--broker-dir", "/dev/null"), "--broker-dir /dev/null: File exists"),
 ])
 def test_nothing_is_touched_where_something_is_wrong(file, tmp_path, change, more, words):
     file.write_text(json.dumps({**_CONFIG, **change}))
@@ -146,6 +197,20 @@ def test_nothing_is_touched_where_something_is_wrong(file, tmp_path, change, mor
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert words in error
     assert not (tmp_path / "run").exists()
+
+
+def test_what_fails_behind_the_device_does_not_keep_its_key_back(file, tmp_path):
+    db = tmp_path / "x.sqlite"
+    code, out, _ = _provision(file, "--dir", tmp_path / "run", "--db", db, "--json")
+    known = json.loads(out)
+    assert code == 0 and db.stat().st_mode & 0o077 == 0
+    connection = sqlite3.connect(db)
+    with connection:
+        connection.execute("update key set spki = '00'")
+    connection.close()
+    code, out, error = _provision(file, "--dir", tmp_path / "run", "--db", db)
+    assert code == 2 and "has another key with the id" in error
+    assert "public key " + known["spki"] in out
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", None])

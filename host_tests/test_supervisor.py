@@ -1,4 +1,5 @@
 import asyncio
+import json
 
 from evmeter.system.supervisor import Supervisor
 from fakes.virtual_time import VirtualTime
@@ -55,6 +56,21 @@ def test_a_task_that_dies_is_told_and_comes_back_with_longer_pauses():
         name, told, trace = bench.reports[0]
         assert (name, told) == ("meter", error)
         assert type(error).__name__ in trace and len(trace) <= 600
+
+
+def test_a_trace_finds_room_in_an_entry_whatever_the_error_says():
+    for text in ("\x00" * 2000, "\u20ac" * 2000, '"\\' * 1000, "short \u00e9\x07"):
+        bench = _Bench()
+
+        async def dies(text=text):
+            raise ValueError(text)
+
+        bench.run(1, meter=dies)
+        trace = bench.reports[0][2]
+        assert len(trace) <= 600
+        # of the 2,560 bytes of a frame, beside what else is in it and the signature
+        assert len(json.dumps({"task": "meter records", "trace": trace}).encode()) < 1400
+    assert "short ???" in trace and "\n" in trace
 
 
 def test_a_task_that_lived_long_comes_back_at_once():

@@ -1,4 +1,5 @@
 import asyncio
+import json
 
 from evmeter.system.update import Probation, UpdateError, failed
 from fakes.clock import FakeClock
@@ -41,6 +42,20 @@ def test_an_update_runs_on_trial_and_is_trusted_once_it_is_well():
     assert device.runs(_NEW) and not device.slots.on_trial
 
 
+def test_while_the_restart_is_due_nothing_is_written_over_what_runs():
+    device = Device(_OLD)
+    device.begin(_HEAD)
+    device.send(_NEW)
+    device.activate()
+    # the restart may be long in coming: a record is being written
+    assert "not whole" in _refused(device.activate)
+    assert "no update was begun" in _refused(device.data, 0, _NEW[:1500])
+    assert "on trial" in _refused(device.begin, _HEAD)
+    assert bytes(device.flash.image[: len(_OLD)]) == _OLD
+    device.boot()
+    assert device.runs(_NEW)
+
+
 def test_one_that_is_not_well_is_given_up():
     for well, online, found in (
             (lambda: False, lambda: True, ("failed", 1200000)),
@@ -77,6 +92,7 @@ def test_who_may_sign_and_what_is_taken():
             (None, head(fields_of(_NEW, version=None)), "version is None"),
             (None, head(fields_of(_NEW, more=1)), "the manifest must have"),
             (None, head(b"[1]"), "the manifest must have"),
+            (None, head(json.dumps(sorted(fields_of(_NEW))).encode()), "the manifest must have"),
             (None, head(b"{" * 3000), "the manifest must have"),
             (None, b"", "no package"),
             (None, b"EVU2" + _HEAD[4:], "no package"),

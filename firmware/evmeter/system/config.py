@@ -41,7 +41,9 @@ FIELDS = {
         "pass_through": ("bool", 0, 0, False),  # the records that the meter signs itself, too
         "imp_per_kwh": ("int", 0, 100000, 0),  # beside Modbus: the pulses are checked against it
         "p_max_w": ("int", 100, 500000, REQUIRED),
-        "period_ms": ("int", 200, 60000, 1000),
+        # a reading older than 5 s tells nothing of now; without one for 10 s the meter is lost,
+        # without a poll for 20 s the watchdog bites
+        "period_ms": ("int", 200, 5000, 1000),
     },
     "pilot": {
         "front_end": ("text/object", 1, 20, "fe3"),  # drivers/pilot_front_end.py

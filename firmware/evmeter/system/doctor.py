@@ -8,6 +8,7 @@ import json
 from micropython import const
 
 from evmeter.app import App, StartError
+from evmeter.ledger import foreign
 from evmeter.ledger.journal import JournalError
 from evmeter.monitoring import alarms as codes
 from evmeter.session import pilot
@@ -25,6 +26,10 @@ _WINDOW_MS = const(50)
 _LEAST_PERCENT = const(10)
 _FEW_PERCENT = const(25)
 _LEAST_HEAP = const(16384)
+# OCMF letter of the newest poll: what to do; any other letter is the line's
+_METER = {"X": "check meter.serial, and which meter is on the line",
+          "O": "check meter.profile, meter.p_max_w and the meter"}
+_LINE = "check wiring, polarity of A and B, baud, parity and unit; 'evmeter scan' finds them"
 
 
 def _volts(mv):
@@ -63,9 +68,9 @@ class Doctor:
         try:
             await self._pilot(app)
             await self._meter(app)
-            if await self._network(app):
-                await self._clock(app)
-                await self._broker(app)
+            is_up = await self._network()
+            await self._clock(app, is_up)
+            await self._broker(app, is_up)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -94,8 +99,12 @@ class Doctor:
             try:
                 journal.open()
             except JournalError as error:
-                self._find("journal", FAIL, "%s: read it out with 'evmeter journal', then "
-                           "provision; --erase where it is not blank" % error)
+                found = foreign.what(self._board.journal_flash)
+                todo = "provision the device"
+                if found != foreign.BLANK:
+                    todo = ("set journal.store to what it holds, or read it out with 'evmeter "
+                            "pull-journal', then provision with --erase, by which it is lost")
+                self._find("journal", FAIL, "%s; the flash holds %s: %s" % (error, found, todo))
                 return
         free = journal.free_percent()
         text = "%d %% free, %d entries not yet confirmed" % (free, journal.unconfirmed())
@@ -140,8 +149,7 @@ class Doctor:
     async def _meter(self, app):
         poll = app.poll
         if not await self._until(lambda: poll.latest, _METER_MS):
-            self._find("meter", FAIL, "%s: check wiring, polarity of A and B, baud, parity and "
-                       "unit; 'evmeter scan' finds them" % poll.status)
+            self._find("meter", FAIL, "%s: %s" % (poll.status, _METER.get(poll.quality, _LINE)))
             return
         reading = poll.latest
         text = "%s %s, serial %s (%s), %d.%03d kWh" % (
@@ -152,7 +160,7 @@ class Doctor:
         else:
             self._find("meter", OK, text)
 
-    async def _network(self, app):
+    async def _network(self):
         network = self._board.network
         if await self._until(network.up, _NETWORK_MS):
             self._find("network", OK, ", ".join(network.dns_servers()) or "up, no name server")
@@ -161,9 +169,13 @@ class Doctor:
                    "(%s)" % json.dumps(network.diag()))
         return False
 
-    async def _clock(self, app):
+    async def _clock(self, app, is_up):
         time, quality = app.time, app.clock.quality
-        if time:
+        if time and not is_up:
+            if quality == "U":
+                self._find("clock", FAIL, "time is not known: the network first")
+                return
+        elif time:
             await time.ask_all()
             quality = app.clock.quality
             if quality == "U":
@@ -175,7 +187,10 @@ class Doctor:
             return
         self._find("clock", OK, "quality " + quality)
 
-    async def _broker(self, app):
+    async def _broker(self, app, is_up):
+        if not is_up:
+            self._find("broker", FAIL, "not reached: the network first")
+            return
         try:
             await app.uplink.knock()
         except OSError as error:
@@ -203,6 +218,10 @@ def main():
     def tell(check, result, text):
         print(json.dumps({"check": check, "result": result, "text": text}))
 
+    # where the firmware was interrupted, its tasks wait in the loop: they would go on beside the
+    # examination, on the same line, flash and connection
+    asyncio.new_event_loop()
+    gc.collect()
     doctor = Doctor(board.build(), tell)
     asyncio.run(doctor.run())
     print(json.dumps({"failed": doctor.failed}))

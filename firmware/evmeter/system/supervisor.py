@@ -18,10 +18,20 @@ _TRACE_CHARS = const(600)
 
 
 def _trace(error):
-    """Where it came from: the end of the traceback, innermost call last."""
+    """Where it came from: the traceback, innermost call last."""
     text = io.StringIO()
     sys.print_exception(error, text)
-    return text.getvalue().strip()[-_TRACE_CHARS:]
+    return text.getvalue().strip()
+
+
+def _end(text):
+    """The end of a text. What is no printable ASCII would take up to six characters in an audit
+    entry, whose length is limited: a ? stands for it."""
+    kept = bytearray(text[-_TRACE_CHARS:].encode()[-_TRACE_CHARS:])
+    for index, one in enumerate(kept):
+        if not 32 <= one < 127 and one != 10:
+            kept[index] = 63
+    return kept.decode()
 
 
 class Supervisor:
@@ -67,7 +77,7 @@ class Supervisor:
         self.restarts += 1
         for trace in (_trace, repr):
             try:
-                text = trace(error)
+                text = _end(trace(error))
                 log.error("task %s died: %s", name, text)
                 self._report(name, error, text)
                 return

@@ -74,7 +74,7 @@ def read_head(head):
         names = sorted(fields)
     except (ValueError, TypeError, RuntimeError, MemoryError):
         names = ()
-    if tuple(names) != _FIELDS:
+    if tuple(names) != _FIELDS or not isinstance(fields, dict):
         raise UpdateError("the manifest must have %s" % ", ".join(_FIELDS))
     for name in _FIELDS:
         if type(fields[name]) is not (int if name in ("counter", "size") else str):
@@ -178,6 +178,7 @@ class Updater:
         """Have the next boot try what `check` has found good."""
         async with self._quiet:
             self._nvs.set_i32(_NEW, self.fields["counter"])
+            self.fields = None  # from here on "the other one" is what runs, until the restart
             self._slots.try_other()
 
     async def _hash(self, size):

@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 _START_S = 10
 _END_S = 5
 _MOSQUITTO = """\
-listener {port} {host}
+listener {inside} {home}
 pid_file {folder}/mosquitto.pid
 persistence true
 persistence_location {folder}/
@@ -30,6 +30,12 @@ max_packet_size 65536
 max_queued_messages 100000
 max_inflight_messages 500
 log_dest file {folder}/mosquitto.log
+"""
+
+
+_OUTSIDE = """\
+listener {port} {host}
+set_tcp_nodelay true
 """
 
 
@@ -49,10 +55,10 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def _listens(port):
+def _listens(port, host=HOST):
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex((HOST, port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 class Broker:
@@ -60,7 +66,9 @@ class Broker:
 
     `kind` is "mosquitto" or "amqtt"; `notice` is a line for the user, or "". `credentials`
     (credentials.Credentials): who may log in; without it anybody may, on loopback only. `listen`
-    is the address that it is reached at, `tls` (certificate chain, key) files for it.
+    is the address that devices reach it at, `tls` (certificate chain, key) files for that; where
+    it is not loopback, the processes of this machine have a port of their own there, `inside`, as
+    the certificate is for the name by which devices know the broker.
     Raises UserError where the port is taken or the broker does not start.
     """
 
@@ -68,6 +76,7 @@ class Broker:
         self.folder = Path(folder).resolve()
         self.port = port or free_port()
         self.host = HOST
+        self.inside = self.port if listen == HOST else free_port()
         self.tls = tls
         self._listen = listen
         self._credentials = credentials
@@ -81,7 +90,7 @@ class Broker:
         """Start and wait until it takes connections."""
         if self._listen != HOST and not (self._credentials and self.kind == "mosquitto"):
             raise UserError("beyond %s only mosquitto with credentials may listen" % HOST)
-        if _listens(self.port):
+        if _listens(self.port, self._listen):
             raise UserError("port %d is in use; choose another or end what listens there"
                             % self.port)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +106,7 @@ class Broker:
                                              stderr=subprocess.STDOUT)
         deadline = time.monotonic() + _START_S
         while True:
-            listens = _listens(self.port)  # another process's broker may: ours has ended then
+            listens = _listens(self.inside)  # another process's broker may: ours has ended then
             if self.ended() is not None or time.monotonic() > deadline:
                 raise UserError("the broker did not start; see %s/broker.log" % self.folder)
             if listens:
@@ -111,17 +120,19 @@ class Broker:
     def _mosquitto(self):
         if not self._program:
             raise UserError("mosquitto was not found; run 'make setup' or install mosquitto")
-        config = _MOSQUITTO.format(port=self.port, host=self._listen, folder=self.folder)
+        config = _MOSQUITTO.format(inside=self.inside, home=HOST, folder=self.folder)
         if self._credentials:
             config += "password_file %s\nacl_file %s\n" % (self._credentials.passwords,
                                                            self._credentials.acl)
         else:
             config += "allow_anonymous true\n"
+        if os.geteuid() == 0:
+            config += "user root\n"  # it would drop to nobody, who cannot write to the folder
+        if self._listen != HOST:
+            config += _OUTSIDE.format(port=self.port, host=self._listen)
         if self.tls:
             config += "certfile %s\nkeyfile %s\n" % tuple(Path(name).resolve()
                                                           for name in self.tls)
-        if os.geteuid() == 0:
-            config += "user root\n"  # it would drop to nobody, who cannot write to the folder
         path = self.folder / "mosquitto.conf"
         path.write_text(config)
         return [self._program, "-c", str(path)]

@@ -68,10 +68,9 @@ def _own(folder, port, listen, tls, is_open):
     if find_mosquitto() and not is_open:
         credentials = Credentials(folder)
     broker = Broker(folder, port, credentials=credentials, listen=listen, tls=tls).start()
-    ca = str(tls[0]) if tls else ""
     if not credentials:
-        return broker, Address(HOST, broker.port, ca=ca)
-    return broker, Address(HOST, broker.port, COLLECTOR, credentials.collector_password, ca)
+        return broker, Address(HOST, broker.inside)
+    return broker, Address(HOST, broker.inside, COLLECTOR, credentials.collector_password)
 
 
 def _channels(smtp, sender, ntfy, alert, escalate, after_s):
@@ -177,6 +176,9 @@ def run(
             stack.callback(own.stop)
             if own.notice:
                 print(own.notice)
+            if listen != HOST:
+                print("devices reach the broker at %s:%d%s"
+                      % (listen, own.port, ", by TLS" if own.tls else ", NOT by TLS"))
         collector = Collector(store, address, name, share)
         collector.start()
         stack.callback(collector.stop)

@@ -29,8 +29,7 @@ def image(
     target = boards.board(board)
     data, sizes = images.build(target, plain)
     out = out or BUILD / "image" / (board + ".romfs")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(data)
+    images.write(out, data)
     relevant = legal.digest(legal.files(data))
     if as_json:
         print(json.dumps({"image": str(out), "bytes": len(data), "slot": target.slot_bytes(),
@@ -75,7 +74,12 @@ def flash(
     --firmware ESP32_GENERIC-SPIRAM-20250415-v1.25.0.bin
     """
     target = boards.board(board)
+    if not port:  # as `make flash` without PORT= gives it
+        raise UserError("give the device's serial port as --port")
     built = BUILD / "firmware" / board / "build" / "firmware.bin"
     if plain and not firmware_bin:
         raise UserError("--plain needs --firmware: an image of micropython.org, 1.24 or newer")
+    if not firmware_bin and not built.is_file():
+        raise UserError("MicroPython for %s is not built: 'evmeter firmware --board %s' does it, "
+                        "or give one as --firmware" % (board, board))
     builds.flash(target, port, firmware_bin or built, config, plain)

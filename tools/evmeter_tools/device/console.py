@@ -16,6 +16,9 @@ from evmeter_tools.words import clean
 
 _BAUD = 115200
 _STEP_S = 0.2
+# The firmware's watchdog bites 30 s after the firmware stands still, and cannot be stopped. To run
+# this interrupts the firmware, too: mpremote's `repl` alone only listens.
+_A_DAY = "from machine import WDT\nWDT(timeout=86400000)\n"
 _Port = Annotated[str, typer.Option(help="Serial port of the device")]
 
 
@@ -67,7 +70,7 @@ def shell(port: _Port):
     print("%s: the firmware stops; Ctrl-X leaves the prompt and starts it again" % port,
           file=sys.stderr)
     try:
-        code = subprocess.run(run.mpremote(port, "repl"), check=False).returncode
+        code = subprocess.run(run.mpremote(port, "exec", _A_DAY, "repl"), check=False).returncode
     finally:
         run.reset(port)
     raise typer.Exit(2 if code else 0)

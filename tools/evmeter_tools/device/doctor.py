@@ -11,7 +11,8 @@ from evmeter_tools.device import run
 from evmeter_tools.errors import UserError
 from evmeter_tools.words import wrap
 
-_PROGRAM = "from evmeter.system import doctor\ndoctor.main()\n"
+# main.py's names hold the firmware that was interrupted: two do not fit
+_PROGRAM = "app = hardware = None\nfrom evmeter.system import doctor\ndoctor.main()\n"
 _COLUMN = 15
 
 

@@ -43,6 +43,11 @@ nvs = NVS("evmeter")
 nvs.set_i32("slot", 0)
 nvs.commit()
 """
+# A firmware that was started in between has a watchdog, which bites while files are copied.
+_WAIT = """\
+from machine import WDT
+WDT(timeout=600000)
+"""
 _NO_IMAGES = """\
 import os, vfs
 try:
@@ -72,6 +77,17 @@ def table(partitions):
                     one.offset, one.size, one.label.encode(), 0) for one in partitions)
     digest = hashlib.md5(entries, usedforsecurity=False).digest()
     return (entries + _MD5 + digest).ljust(_TABLE_BYTES, b"\xff")
+
+
+def places(data):
+    """{label: (offset, size)} of a partition table as the boot loader reads it."""
+    found = {}
+    for at in range(0, len(data) - _ENTRY.size + 1, _ENTRY.size):
+        magic, _, _, offset, size, label, _ = _ENTRY.unpack_from(data, at)
+        if magic != _ENTRY_MAGIC:
+            break
+        found[label.rstrip(b"\x00").decode("ascii", "replace")] = offset, size
+    return found
 
 
 def describe(board, folder):
@@ -124,12 +140,16 @@ def pieces(board, firmware, image):
     if not 0 < len(body) <= app.size:
         raise UserError("MicroPython's application takes %d bytes; allowed: 1 to %d"
                         % (len(body), app.size))
+    at = _TABLE - board.begin
+    if image is not None and places(head[at:]) != {
+            one.label: (one.offset, one.size) for one in partitions}:
+        raise UserError("MicroPython's image has another partition table than %s: give one that "
+                        "'evmeter firmware' has built, or --plain" % board.table.name)
     if image is None:
         made_for = 1 << (firmware[_FLASH_SIZE] >> 4)
         if made_for < board.flash_mib:
             raise UserError("MicroPython's image is made for %d MiB of flash; allowed: %d or more"
                             % (made_for, board.flash_mib))
-        at = _TABLE - board.begin
         head = head[:at] + table(partitions) + head[at + _TABLE_BYTES:]
     found = [(board.begin, head)]
     if "otadata" in named:
@@ -138,14 +158,14 @@ def pieces(board, firmware, image):
     return found if image is None else [*found, (named["romfs"].offset, image)]
 
 
-def _do(what, command):
+def _do(what, command, hint=""):
     print("%s:" % what, flush=True)
     try:
         done = subprocess.run(command, check=False)
     except FileNotFoundError:
         raise UserError("%s is missing: pip install esptool" % command[0]) from None
     if done.returncode:
-        raise UserError("%s: failed; what the program said is above" % what)
+        raise UserError("%s: failed; what the program said is above%s" % (what, hint))
 
 
 def flash(board, port, firmware, config=None, plain=False):
@@ -174,8 +194,10 @@ def flash(board, port, firmware, config=None, plain=False):
     image.boot_files(files, board.arch)
     if plain:
         (files / image.FIRST).write_bytes(data)
-        # its file system is made at the first start
-        _do("room for the image", mpremote(port, "sleep", "5", "exec", _NO_IMAGES))
+    # its file system is made at the first start
+    _do("the file system", mpremote(port, "sleep", "5", "exec",
+                                    _WAIT + (_NO_IMAGES if plain else "")),
+        ". Where its prompt is closed, 'evmeter unlock' it, then flash it again")
     _do("evmeter" if plain else "what starts it",
         mpremote(port, "fs", "cp", *map(str, sorted(files.iterdir())), ":/"))
     _do("the first image", mpremote(port, "exec", _FIRST_IMAGE))

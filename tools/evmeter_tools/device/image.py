@@ -26,6 +26,15 @@ PROFILES = Path("drivers/meter_profiles")
 FIRST = "a.romfs"  # of the two files of drivers/file_slots.py
 
 
+def write(path, data):
+    """Put a file there, with its folder. Raises UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError("%s: cannot be written: %s" % (path, error.strerror)) from None
+
+
 def compiled(source, inside, folder, arch="xtensawin"):
     """Compile a file to its path in an image under `folder`; returns the bytes of bytecode.
     `arch` None: for any chip, without machine code. Raises UserError.
@@ -101,7 +110,6 @@ def build(board, plain=None):
         raise UserError("the image for %s takes %d bytes; allowed: %d, half of the partition "
                         "romfs" % (board.name, len(image), board.slot_bytes()))
     if plain:
-        plain.mkdir(parents=True, exist_ok=True)
+        write(plain / FIRST, image)
         boot_files(plain, board.arch)
-        (plain / FIRST).write_bytes(image)
     return image, sizes

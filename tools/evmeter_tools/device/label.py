@@ -13,6 +13,8 @@ _NOTICE = ("The key lies in flash that is", "not encrypted. No conformity",
 _WIDTH_MM = 100
 _HEIGHT_MM = 62
 _CODE_MM = 40
+_TEXT_MM = 92
+_ID_SIZE = 16  # points
 _BORDER = 4  # modules of white around a code, as ISO/IEC 18004 asks
 
 
@@ -43,8 +45,10 @@ def label(device, key_id, spki, page_url=None):
     page.set_auto_page_break(False)
     page.set_margins(4, 3)
     page.add_page()
-    _text(page, 4, 3, 92, [device], 16, "B")
-    _text(page, 4, 11, 92, ["key %s - charging records are signed with it" % key_id], 8)
+    page.set_font("Helvetica", "B", _ID_SIZE)
+    size = _ID_SIZE * min(1, _TEXT_MM / page.get_string_width(device))  # 20 W would not fit
+    _text(page, 4, 3, _TEXT_MM, [device], size, "B")
+    _text(page, 4, 11, _TEXT_MM, ["key %s - charging records are signed with it" % key_id], 8)
     _code(page, spki.upper(), 4, 15)
     _text(page, 4, 55, 44, ["public key"], 7)
     if page_url:
@@ -53,5 +57,5 @@ def label(device, key_id, spki, page_url=None):
     else:
         _text(page, 50, 20, 46, _NOTICE, 7)
     if page_url:
-        _text(page, 4, 58, 92, [" ".join(_NOTICE)], 5)
+        _text(page, 4, 58, _TEXT_MM, [" ".join(_NOTICE)], 5)
     return bytes(page.output())

@@ -11,6 +11,7 @@ from evmeter_tools.device import legal
 from evmeter_tools.errors import UserError
 
 MAGIC = b"EVU1"
+_FIELDS = {"board": str, "counter": int, "legal": str, "sha256": str, "size": int, "version": str}
 _SIGNATURE = 64
 
 
@@ -36,8 +37,10 @@ def split(package):
         if package[:4] != MAGIC:
             raise ValueError
         fields = json.loads(package[6:at])
+        if {name: type(value) for name, value in dict(fields).items()} != _FIELDS:
+            raise ValueError
         size, digest = fields["size"], fields["sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise UserError("this is no package of evmeter's; 'evmeter release' makes them") from None
     if len(image) != size or hashlib.sha256(image).hexdigest() != digest:
         raise UserError("the package is damaged: its image is not the one of its manifest")

@@ -1,6 +1,7 @@
 """`evmeter provision`: configuration and key onto a device, its public key into the backend."""
 
 import base64
+import contextlib
 import json
 import re
 import secrets
@@ -16,14 +17,29 @@ from evmeter_tools.device.label import label as make_label
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice
 
-_PROGRAM = "from evmeter.system import provision\nprovision.main(%s, %s)\n"
-# whole or not at all; a device starts in the folder /
+# main.py's names hold the firmware that was interrupted: two do not fit
+_PROGRAM = """
+app = hardware = None
+from evmeter.system import provision
+provision.main(%s, %s)
+"""
+# whole or not at all, and the one before can be put back; a device starts in the folder /
 _WRITE = """
-import os
-with open("config.new", "w") as file:
-    file.write(%r)
-os.rename("config.new", "config.json")
-print('{"written": true}')
+import json, os
+from drivers.config_files import ConfigFiles
+text, before = %r, "config.json" in os.listdir()
+if before:
+    ConfigFiles(".").write(text)
+else:
+    with open("config.new", "w") as file:
+        file.write(text)
+    os.rename("config.new", "config.json")
+print(json.dumps({"written": True, "before": before}))
+"""
+_PUT_BACK = """
+from drivers.config_files import ConfigFiles
+ConfigFiles(".").restore()
+print('{"restored": true}')
 """
 _CERTIFICATES = ("ca", "certificate", "key")
 
@@ -107,6 +123,21 @@ def _ask(scan_port, makes_login):
     return config
 
 
+def _check_parts(settings):
+    """What the firmware finds wrong only when it starts. Raises ValueError."""
+    from drivers.meter_profile import take
+    from drivers.pilot_front_end import front_end_data
+
+    meter, mqtt = settings["meter"], settings["mqtt"]
+    if meter["profile"] != "pulse":
+        take(meter["profile"], meter["total_is_import"])
+    elif not meter["imp_per_kwh"]:
+        raise ValueError("meter.imp_per_kwh is missing: pulses for each kWh")
+    front_end_data(settings["pilot"]["front_end"])
+    if mqtt["tls"] == "verified" and not mqtt["ca"]:
+        raise ValueError("mqtt.ca is missing, by which the broker is verified")
+
+
 def _check(config):
     """By the firmware's own rules, before anything is touched. Returns the text."""
     firmware.reach()
@@ -114,17 +145,26 @@ def _check(config):
 
     text = json.dumps(config)
     try:
-        parse(text)
-    except ConfigError as error:
+        _check_parts(parse(text))
+    except (ConfigError, ValueError) as error:
         raise UserError("the configuration: %s" % error) from None
     return text
 
 
 def _put(text, port, folder, config):
+    """Put the configuration onto the device; returns what puts the one before back."""
     if folder:
-        HostDevice(folder).write_config(config)
-    elif not any(run.objects(_WRITE % text, port=port)):
+        path = folder / "config.json"
+        try:
+            before = path.read_bytes() if path.exists() else None
+            HostDevice(folder).write_config(config)
+        except OSError as error:
+            raise UserError("--dir %s: %s" % (folder, error.strerror)) from None
+        return lambda: None if before is None else path.write_bytes(before)
+    told = next((one for one in run.objects(_WRITE % text, port=port) if "written" in one), None)
+    if not told:
         raise UserError("%s: the configuration was not taken" % port)
+    return lambda: told["before"] and any(run.objects(_PUT_BACK, port=port))
 
 
 def _give_login(config):
@@ -140,16 +180,50 @@ def _give_login(config):
     return mqtt["password"]
 
 
-def _enrol(known, db):
-    from evmeter_tools.backend.store import Store
-
-    if "://" not in db:
-        Path(db).parent.mkdir(parents=True, exist_ok=True)
-    store = Store(db)
+def _credentials(folder):
     try:
-        store.enrol(known["id"], known["k"], known["spki"])
+        return Credentials(folder)
+    except OSError as error:
+        raise UserError("--broker-dir %s: %s" % (folder, error.strerror)) from None
+
+
+def _open_store(db):
+    from evmeter_tools.backend.command import open_store
+
+    try:
+        return open_store(db)
+    except OSError as error:
+        raise UserError("--db %s: %s" % (db, error.strerror)) from None
+
+
+def _place(path):
+    """Raise UserError where no file can be at `path`."""
+    if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError("%s: no file can be written there" % path)
+
+
+def _write(path, data):
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError("%s: cannot be written: %s" % (path, error.strerror)) from None
+
+
+def _make_key(program, port, folder, put_back):
+    """Have the device lay its journal and make its key; returns its public facts. Raises
+    UserError; then the configuration before this one is in force again."""
+    try:
+        known = next((one for one in run.objects(program, port=port, folder=folder)
+                      if {"spki", "error"} & set(one)), None)
+        if not known or "error" in known:
+            put_back()
     finally:
-        store.close()
+        if port:
+            run.reset(port)
+    if not known or "error" in known:
+        raise UserError(known["error"] if known else
+                        "the device made no key; is the firmware on it?")
+    return known
 
 
 def _tell_prompt(known, is_open):
@@ -195,11 +269,12 @@ def provision(
 
     Nothing is touched before the configuration was checked whole. A key and a journal that are
     there are kept; where the journal's flash holds something else, that is kept too, and told.
+    Where the device refuses, the configuration that it had before is in force again.
     With --broker-dir the device gets a new log-in at the broker, too.
 
     Example: evmeter provision charger-17.json --port /dev/ttyUSB0 --label charger-17.pdf
     """
-    if (port is None) == (folder is None):
+    if (not port) == (folder is None):
         raise UserError("give the device as --port or the host board's run folder as --dir")
     config = _read(file) if file else _ask(scan, broker_dir is not None)
     if save:
@@ -208,32 +283,34 @@ def provision(
     text = _check(config)
     if label:  # an address that is none is told before, too
         make_label("x", "x", "00", page)
-    if save:
-        save.write_text(asked)
-    _put(text, port, folder, config)
-    program = _PROGRAM % (erase, not is_open)
-    try:
-        known = next((one for one in run.objects(program, port=port, folder=folder)
-                      if {"spki", "error"} & set(one)), None)
-    finally:
-        if port:
-            run.reset(port)
-    if not known or "error" in known:
-        raise UserError(known["error"] if known else
-                        "the device made no key; is the firmware on it?")
-    if broker_dir:  # the device has it: from now on nobody else gets in by its name
-        Credentials(broker_dir).add(known["id"], password)
-    if db:
-        _enrol(known, db)
-    if label:
-        label.write_bytes(make_label(known["id"], known["k"], known["spki"], page))
+    with contextlib.ExitStack() as stack:
+        # All that may fail afterwards is tried before: the device's prompt may be closed then, and
+        # what was not done cannot be made good over its port.
+        _place(label)
+        _place(save)
+        credentials = _credentials(broker_dir) if broker_dir else None
+        store = _open_store(db) if db else None
+        if store:
+            stack.callback(store.close)
+        if save:
+            _write(save, asked.encode())
+        put_back = _put(text, port, folder, config)
+        known = _make_key(_PROGRAM % (erase, not is_open), port, folder, put_back)
+        if as_json:
+            print(json.dumps(known))
+        else:
+            print("%s: key %s, journal %s" % (
+                known["id"], known["k"], "formatted" if known["formatted"] else "kept as it was"))
+            print("public key %s" % known["spki"])
+            _tell_prompt(known, is_open)
+        if credentials:  # the device has it: from now on nobody else gets in by its name
+            credentials.add(known["id"], password)
+        if store:
+            store.enrol(known["id"], known["k"], known["spki"])
+        if label:
+            _write(label, make_label(known["id"], known["k"], known["spki"], page))
     if as_json:
-        print(json.dumps(known))
         return
-    print("%s: key %s, journal %s" % (known["id"], known["k"],
-                                      "formatted" if known["formatted"] else "kept as it was"))
-    print("public key %s" % known["spki"])
-    _tell_prompt(known, is_open)
     print("enrolled in %s" % db if db else
           "not enrolled: evmeter backend enrol %s %s..." % (known["id"], known["spki"][:16]))
     if broker_dir:

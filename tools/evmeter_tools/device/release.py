@@ -52,8 +52,7 @@ def pack(
     secret = signing.load_key(key)
     data, _ = image.build(boards.board(board))
     out = out or BUILD / "image" / ("%s-%s.evu" % (board, version()))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(package.pack(data, secret, board, version(), counter))
+    image.write(out, package.pack(data, secret, board, version(), counter))
     print("%s: version %s, counter %d, %d bytes" % (out, version(), counter, len(data)))
 
 

@@ -30,8 +30,8 @@ def reset(port):
         subprocess.run(mpremote(port, "reset"), capture_output=True, timeout=RESET_S,
                        stdin=subprocess.DEVNULL, check=True)
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        print("%s: could not be started again: switch its power off and on" % port,
-              file=sys.stderr)
+        print("%s: could not be started again; where it was stopped at all (a closed prompt stops "
+              "nothing), switch its power off and on" % port, file=sys.stderr)
         return False
     return True
 

@@ -111,6 +111,8 @@ def copy_flash(port, keep=None):
 
     Raises UserError where the device does not give it. The device is started again in any case.
     """
+    if keep and not Path(keep).absolute().parent.is_dir():  # not after minutes of reading
+        raise UserError("%s: there is no such folder" % keep)
     print("%s: the firmware stops while its journal is read, and is started again afterwards"
           % port, file=sys.stderr)
     try:
@@ -122,8 +124,7 @@ def copy_flash(port, keep=None):
         try:
             path.write_bytes(data)
         except OSError as error:
-            raise UserError("--keep %s: cannot be written: %s"
-                            % (path, error.strerror)) from error
+            raise UserError("%s: cannot be written: %s" % (path, error.strerror)) from error
         image = open_image(path)
     image.name = port
     return image

@@ -12,13 +12,11 @@ from evmeter_tools.operator.line import LOGIN_FROM, Line
 from evmeter_tools.words import clean
 
 _VALID_S = 300
-# of drivers/prompt.py
+# main.py's names hold the firmware that was interrupted: two do not fit
 _CLOSE = """
-from esp32 import NVS
-nvs = NVS("evmeter")
-nvs.set_i32("lock", 1)
-nvs.commit()
-print('{"locked": true}')
+app = hardware = None
+from evmeter.system import provision
+provision.close_prompt()
 """
 _Device = Annotated[str, typer.Argument(help="The device's id")]
 _Key = Annotated[Path, typer.Option(help="Operator key (PEM)")]
@@ -42,6 +40,21 @@ def _order(on, device, key, broker, user, ca, wait):
     print("%s restarts with its prompt %s" % (device, "closed" if on else "open"))
 
 
+def _close(port):
+    """Close the prompt of the device on `port`. Raises UserError."""
+    try:
+        told = next((one for one in run.objects(_CLOSE, port=port)
+                     if {"locked", "error"} & set(one)), {"error": "the prompt was not closed"})
+    finally:
+        run.reset(port)
+    if "error" in told:
+        raise UserError("%s: %s" % (port, told["error"]))
+    if not told["locked"]:
+        raise UserError("%s: the prompt stays open: without operator.keys in the configuration, "
+                        "or a button, nothing could open it again" % port)
+    print("%s: the prompt is closed" % port)
+
+
 def lock(
     device: Annotated[str | None, typer.Argument(help="The device's id")] = None,
     port: Annotated[
@@ -53,20 +66,15 @@ def lock(
     wait: _Wait = 30,
 ):
     """Close a device's prompt: no byte on a serial port stops it or gets an answer, and it
-    restarts where it would end. By a signed command, or beside the device with --port.
+    restarts where it would end. By a signed command, or beside the device with --port; not where
+    nothing could open it again.
 
     Example: evmeter lock demo-0001 --key operator.pem
     """
     if (device is None) == (port is None):
         raise UserError("give the device's id, or its --port")
     if port:
-        try:
-            closed = any(run.objects(_CLOSE, port=port))
-        finally:
-            run.reset(port)
-        if not closed:
-            raise UserError("%s: the prompt was not closed" % port)
-        print("%s: the prompt is closed" % port)
+        _close(port)
     elif key is None:
         raise UserError("give the operator's key as --key")
     else:

@@ -35,7 +35,8 @@ def _do(line, device, args, key, wait):
 
 
 def send(line, device, content, key, wait=30, progress=lambda done, size: None):
-    """Bring a package onto a device and have it tried; returns what the device says of it."""
+    """Bring a package onto a device and have it tried; returns what the device says of it. Raises
+    UserError."""
     head, image, _ = package.split(content)
     have = _do(line, device, {"head": base64.b64encode(head).decode()}, key, wait)["have"]
     while have < len(image):
@@ -65,6 +66,8 @@ def update(
         content = file.read_bytes()
     except OSError as error:
         raise UserError("%s: cannot be read: %s" % (file, error.strerror)) from None
+    package.split(content)  # before a broker is looked for
+    secret = signing.load_key(key)
     live = sys.stdout.isatty()
 
     def progress(done, size):
@@ -73,6 +76,6 @@ def update(
                   end="" if live and done < size else "\n", flush=True)
 
     with Line(device, broker, user, ca) as line:
-        told = send(line, device, content, signing.load_key(key), wait, progress)
+        told = send(line, device, content, secret, wait, progress)
     print("%s restarts with version %s, counter %d, on trial"
           % (device, told.get("version"), told.get("counter", 0)))
