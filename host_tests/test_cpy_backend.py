@@ -89,6 +89,8 @@ def test_what_is_contiguous_is_counted_per_device_and_key(store):
     assert store.contiguous("e", "a1b2c3d4") == 0
     store.enrol("d", "a1b2c3d4", "aa")
     assert missing_numbers(store, "d") == (4,)
+    store.add([_entry(2**32 - 1)])
+    assert missing_numbers(store, "d") == (4, *range(6, 10_005))
 
 
 def test_a_failed_batch_leaves_nothing(store):

@@ -188,6 +188,7 @@ def test_over_a_serial_port(file, tmp_path):
     ({}, ("--save", "/"), "/: no file can be written there"),
     ({}, ("--db", "/dev/null/x.sqlite"), "--db /dev/null/x.sqlite: File exists"),
     ({}, ("--db", "postgresql://me@127.0.0.1:1/x"), "cannot be used"),
+    ({}, ("--db", "postgresql://127.0.0.1:1/x"), "cannot be used"),
     ({}, ("--dir", "/dev/null"), "--dir /dev/null: File exists"),
     ({}, ("--broker-dir", "/dev/null"), "--broker-dir /dev/null: File exists"),
 ])

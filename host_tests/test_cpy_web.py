@@ -309,6 +309,20 @@ def test_the_receipt_verifies_by_itself_and_by_the_tools(web):
     assert not [row for row in _all(web.store, t.sessions) if row.sid == web.done][0].ok
 
 
+def test_no_session_falls_between_two_pages(web):
+    with web.store.engine.begin() as connection:
+        connection.execute(sql.insert(t.sessions), [
+            {"device": "cp-2", "sid": "cp-2-%06d" % number, "key_id": "a1b2c3d4",
+             "state": "complete", "begin_ms": 5000 if number < 5 else 6000, "begin_mwh": 0,
+             "ok": True, "changed_at": 1} for number in range(8)])
+    client = web.client("vic")
+    found, page = [], "/api/v1/sessions?device=cp-2&limit=2"
+    while rows := client.get(page).json():
+        found += [row["sid"] for row in rows]
+        page = "/api/v1/sessions?device=cp-2&limit=2&before_ms=%d" % rows[-1]["begin_ms"]
+    assert sorted(found) == ["cp-2-%06d" % number for number in range(8)]
+
+
 def test_the_link_of_a_charger_leads_to_the_session_of_now(web):
     token = _link(web, "")
     client = web.client()
@@ -704,7 +718,8 @@ def test_a_charger_without_a_rated_power_is_a_place_too(web):
         assert (found["cars"], found["full_s"]) == (1, full_s), scope
 
 
-def test_a_database_that_is_busy_is_said_so(web, tmp_path):
+def test_a_database_that_is_busy_is_said_so(tmp_path):
+    web = FakeWeb(tmp_path)
     ann = web.client("ann")
     sql.event.listen(web.store.engine, "connect", lambda connection, _: connection.execute(
         "PRAGMA busy_timeout=50"))
@@ -723,6 +738,7 @@ def test_a_database_that_is_busy_is_said_so(web, tmp_path):
         connection.execute(sql.text("ALTER TABLE login RENAME TO away"))
     with pytest.raises(sql.exc.OperationalError):  # a defect stays one
         ann.get("/api/v1/me")
+    web.close()
 
 
 def test_sums_over_all_chargers_stand_what_a_few_of_them_claim(web):

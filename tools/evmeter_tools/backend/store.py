@@ -134,7 +134,7 @@ class Store:
         except sql.exc.SQLAlchemyError as error:
             reason = str(error).splitlines()[0]
             raise UserError("the database %s cannot be used: %s" % (shown(url), reason)) from None
-        except (OSError, ImportError) as error:
+        except (OSError, ImportError, TypeError) as error:  # TypeError: a URL without a user
             raise UserError("the database %s cannot be used: %s" % (shown(url), error)) from None
 
     def _prepare(self):

@@ -30,6 +30,7 @@ _IN_USE = ("connected", "charging", "suspended_ev", "suspended_evse")
 SHOWN = (AVAILABLE, *_IN_USE, FAULT, OFFLINE, UNKNOWN)
 _PAST_SESSIONS = 300  # of a site, for the time that sessions take
 _ENOUGH = 5
+_MOST_AT_ONCE = 500  # sessions that began in one ms
 _FORECAST_MS = 3_600_000
 
 
@@ -144,14 +145,21 @@ def exists(store, device):
 
 
 def session_rows(store, device="", limit=100, before_ms=None):
-    """Sessions, newest first, from their signed records."""
-    query = sql.select(sessions).order_by(sessions.c.begin_ms.desc()).limit(limit)
+    """Sessions, newest first, from their signed records: `limit`, and those that began in the
+    same ms as the last of these, which the next page would not have."""
+    query = sql.select(sessions).order_by(sessions.c.begin_ms.desc(), sessions.c.device,
+                                          sessions.c.sid)
     if device:
         query = query.where(sessions.c.device == device)
-    if before_ms is not None:
-        query = query.where(sessions.c.begin_ms < before_ms)
+    page = query if before_ms is None else query.where(sessions.c.begin_ms < before_ms)
     with store.engine.connect() as connection:
-        return [dict(row._mapping) for row in connection.execute(query)]
+        rows = connection.execute(page.limit(limit)).all()
+        if len(rows) == limit:
+            last_ms = rows[-1].begin_ms
+            known = sum(row.begin_ms == last_ms for row in rows)
+            rows += connection.execute(query.where(sessions.c.begin_ms == last_ms).offset(
+                known).limit(_MOST_AT_ONCE)).all()
+    return [dict(row._mapping) for row in rows]
 
 
 def session_row(store, device, sid):
