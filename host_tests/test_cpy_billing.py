@@ -394,8 +394,13 @@ def test_a_correction_is_a_credit_cdr_and_a_new_one(tmp_path):
     assert folder.put(billing, session, NOW_MS) == "there"
     assert folder.correct(billing, session, NOW_MS, replace=False)[0].stem == new["id"] + "-C"
     assert folder.put(billing, session, NOW_MS) == "credited"
+    with pytest.raises(UserError, match="no CDR in force"):
+        folder.correct(billing, session, NOW_MS, replace=False)
     with pytest.raises(UserError, match="credit CDR"):
         cdrs.credit(credit, NOW_MS)
+    # credited is not billed for ever; so it stands where a correction was broken off, too
+    again, = folder.correct(billing, session, NOW_MS)
+    assert again.stem == session.sid + "-3" and folder.put(billing, session, NOW_MS) == "there"
 
 
 # -- tariffs of OCPI --

@@ -99,6 +99,9 @@ def make(
         print("\n".join(wrap("%s held: %s" % (row["sid"], row["why"]), "! ")))
     for row in found["differs"]:
         print("! %s differs from its CDR: evmeter cdr correct" % clean(row["sid"])[:40])
+    for row in found["credited"]:
+        print("! %s is credited and has no CDR: evmeter cdr correct makes one"
+              % clean(row["sid"])[:40])
     print("%d CDRs written to %s, %d there already, %d held"
           % (len(found["made"]), out, len(found["there"]), len(found["held"])))
 
@@ -114,7 +117,7 @@ def correct(
     accept: _Accept = None,
     replace: Annotated[bool, typer.Option(help="Write a new CDR beside the credit CDR")] = True,
 ):
-    """Credit the CDR of a session, and write a new one.
+    """Credit the CDR of a session, and write a new one; only that where it was credited already.
 
     Example: evmeter cdr correct demo-0001-000001 --operator operator.json --out cdrs
     """

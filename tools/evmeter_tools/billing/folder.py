@@ -74,11 +74,14 @@ class CdrFolder:
         return "there" if same(found, cdr) else "differs"
 
     def correct(self, billing, session, now_ms, replace=True):
-        """Credit the CDR in force and write a new one, if `replace`; returns the paths. Raises
-        UserError where nothing is to be corrected, Held where no new one can be made."""
+        """Credit the CDR in force and write a new one, if `replace`; where it was credited before,
+        only that. Returns the paths. Raises UserError where nothing is to be corrected, Held where
+        no new one can be made."""
         found, number = self.in_force(session.sid)
-        if found is None:
+        if found is None and (number == 1 or not replace):
             raise UserError("%s has no CDR in force" % session.sid)
+        if found is None:
+            return [self._write(billing.cdr(session, now_ms, number))]
         new = billing.cdr(session, now_ms, number) if replace else None
         if new and same(found, new):
             raise UserError("the CDR %s says the same; nothing to correct" % found["id"])
