@@ -498,6 +498,12 @@ def test_a_period_is_within_the_times_that_there_are(made, zone):
             assert answer.status_code == status, (name, from_ms)
 
 
+def test_a_charger_that_has_never_spoken_has_no_up_time(made):
+    period = "from_ms=%d&to_ms=%d" % (now_ms() - 86_400_000, now_ms() + 1000)
+    rows = made.client("vic").get("/api/v1/insight/uptime?" + period).json()["rows"]
+    assert {row["device"] for row in rows} == {"cp-1", "cp-2"}
+
+
 def test_gap_energy_waits_for_an_operator(web):
     with web.store.engine.begin() as connection:
         connection.execute(sql.update(t.sessions).where(t.sessions.c.sid == web.done).values(

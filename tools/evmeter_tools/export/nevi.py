@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight.demand import peak_mw
-from evmeter_tools.insight.reports import recorded_outages
+from evmeter_tools.insight.reports import known, recorded_outages
 from evmeter_tools.insight.session import SUCCESS
 from evmeter_tools.insight.table import Column, Table
 from evmeter_tools.insight.uptime import month_period, uptime
@@ -76,7 +76,7 @@ def nevi(facts, quarter, zone, outages=(), sites=None):
             Column("energy_kwh", "kWh", "verified; empty where not"),
             Column("peak_kw", "peak kW", "highest power of the intervals it touches"),
             Column("payment_method", "payment")), rows),
-        uptime(all_outages, sorted(facts), months, zone),
+        uptime(all_outages, known(facts), months, zone),
         Table("nevi_outages", "Outages of %s" % quarter, (
             *place, Column("start_utc", "begin"), Column("end_utc", "end"),
             Column("outage_min", "minutes"), Column("excluded", "excluded as"),

@@ -7,6 +7,7 @@ import sqlalchemy as sql
 from evmeter_tools.backend.sessions import corrected_times
 from evmeter_tools.backend.supply import read as read_supply
 from evmeter_tools.backend.tables import exclusions, spans
+from evmeter_tools.backend.tables import states as live_states
 from evmeter_tools.insight import uptime
 from evmeter_tools.insight.derive import (
     MOST,
@@ -58,6 +59,7 @@ class DeviceFacts:
     supply      [(phase, whole A or -1 for less than 0.5 A, messages, mV, mA)], sums of telemetry
     offers      (messages, mW, offered mW), sums while a car charged
     exclusions  [(Unix s, Unix s, reason)]: outages in it do not count, by an operator's word
+    is_seen     whether the backend has ever heard a word of it that is not stored
     """
 
     device: str
@@ -74,6 +76,14 @@ class DeviceFacts:
     exclusions: list = field(default_factory=list)
     supply: list = field(default_factory=list)
     offers: tuple = (0, 0, 0)
+
+    is_seen: bool = False
+
+    @property
+    def is_known(self):
+        """Whether anything was ever heard of it: of a charger that has said nothing nobody can
+        tell how long it was up."""
+        return self.is_seen or bool(self.by_stream or self.intervals or self.sessions)
 
 
 def device_facts(device, rows, keys, until_ms=None):
@@ -207,6 +217,9 @@ def add_seen(connection, facts, devices, from_ms=0, to_ms=MOST):
         facts[name].supply = found
     for name, found in offers.items():
         facts[name].offers = found
+    for name in connection.execute(sql.select(live_states.c.device).where(
+            live_states.c.device.in_(devices))).scalars():
+        facts[name].is_seen = True
     for row in connection.execute(sql.select(spans).where(
             spans.c.device.in_(devices), spans.c.state.in_(uptime.DOWN)).order_by(
                 spans.c.from_ms)):

@@ -92,6 +92,11 @@ def recorded_outages(own, until_s):
     return uptime.excluding(found, own.exclusions) if own.exclusions else found
 
 
+def known(facts):
+    """The devices of which something was ever heard, by name."""
+    return sorted(name for name, own in facts.items() if own.is_known)
+
+
 def _list(facts, view):
     found = use.begun(_sessions(facts), view.from_ms, view.to_ms)
     rows = [tuple(row[key] for key, _ in _ROW) for row in (session.row() for session in found)]
@@ -149,7 +154,7 @@ REPORTS = {
     "voltage": lambda facts, _view: stations.supply(facts),
     "delivered": lambda facts, _view: stations.offers(facts),
     "uptime": lambda facts, view: uptime.uptime(
-        _outages(facts, view), sorted(facts), view.months(), view.zone),
+        _outages(facts, view), known(facts), view.months(), view.zone),
     "outages": lambda facts, view: uptime.reasons(
         _outages(facts, view), sorted(facts), view.from_ms // 1000, view.to_ms // 1000),
     "reliability": lambda facts, view: uptime.reliability(
