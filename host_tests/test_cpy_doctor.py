@@ -55,6 +55,22 @@ def test_a_device_that_is_well(bench):
     assert found["meter"][1] == "Eastron SDM120, serial 21034567 (meter), 1234.567 kWh"
 
 
+def test_an_examination_is_no_start_of_the_firmware(bench):
+    """Ten of them would be ten short lives, after which the network waits for ten minutes."""
+    def counts():
+        kept = json.loads((bench.folder / "nvs.json").read_text())
+        return [kept.get(name, 0) for name in ("boots", "short", "cfg_starts", "cfg_try")]
+
+    path = bench.folder / "nvs.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "cfg_try": 0x7FFFFFFF, "cfg_starts": 2}))
+    before = counts()
+    for _ in range(2):
+        _found("--dir", bench.folder)
+    assert counts() == before
+    path.write_text(json.dumps(kept))
+
+
 def test_the_same_over_a_serial_port_for_people(bench, tmp_path):
     chip = Chip(tmp_path, path=micropython_path(), heap="512k",
                 EVMETER_HOST_DIR=str(bench.folder))
@@ -162,7 +178,7 @@ def test_without_a_network_each_part_has_its_line_all_the_same(monkeypatch, qual
         clock=SimpleNamespace(quality=quality), supervisor=SimpleNamespace(run=rest),
         poll=SimpleNamespace(run=rest), forgive=lambda: asyncio.sleep(0))
     network = SimpleNamespace(up=lambda: False, diag=lambda: {"net_why": "no cable"}, run=rest)
-    monkeypatch.setattr(firmware_doctor, "App", lambda board: app)
+    monkeypatch.setattr(firmware_doctor, "App", lambda board, examines: app)
     monkeypatch.setattr(firmware_doctor, "_NETWORK_MS", 200)
     found = {}
     doctor = firmware_doctor.Doctor(SimpleNamespace(network=network),

@@ -38,10 +38,12 @@ class StartError(Exception):
 
 
 class App:
-    """The device: everything from the board's hardware to the running tasks. Raises StartError."""
+    """The device: everything from the board's hardware to the running tasks. `examines`: it is
+    only looked at, which is no start of the firmware. Raises StartError."""
 
-    def __init__(self, board):
+    def __init__(self, board, examines=False):
         self.board = board
+        self.examines = examines
         self.operations = self.probation = None
         self._commands = self._updater = None
         self._bad_signatures = 0

@@ -56,9 +56,10 @@ def _settings(board):
 def _count_boot(app, nvs, reset_cause):
     """Boots, and how many lives in a row were short, this one counted as long as it is one."""
     app.boots, short = _number(nvs, "boots") + 1, _number(nvs, "short")
-    nvs.set_i32("boots", app.boots)
-    nvs.set_i32("short", short + 1)
-    nvs.commit()
+    if not app.examines:
+        nvs.set_i32("boots", app.boots)
+        nvs.set_i32("short", short + 1)
+        nvs.commit()
     if reset_cause == "watchdog":
         app.alarms.happened(codes.WATCHDOG, codes.WARNING, "reset by the watchdog")
     if short >= _SHORT_LIVES:
@@ -274,6 +275,8 @@ def _build_orders(app):
         except (OSError, ValueError):  # none was ordered, or more than this board can
             app.pilot_pwm.offer(app.pilot_pwm.max_ma)
     app.trial = None
+    if app.examines:
+        return
     if _number(board.nvs, "cfg_try"):
         from evmeter.system.trial import Trial
 
@@ -285,7 +288,7 @@ def _build_orders(app):
 def _build_probation(app):
     """For a firmware that is on trial; one that was given up is told."""
     nvs = app.board.nvs
-    if not _number(nvs, "upd_new"):
+    if app.examines or not _number(nvs, "upd_new"):
         return
     from evmeter.system.update import Probation, failed
 

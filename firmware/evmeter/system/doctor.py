@@ -54,7 +54,7 @@ class Doctor:
     async def run(self):
         """Examine everything; 15 s on a device that is well, 90 s at the most."""
         try:
-            app = App(self._board)
+            app = App(self._board, True)
         except StartError as error:
             self._find("configuration", FAIL, str(error))
             return

@@ -49,7 +49,7 @@ def _lock(board, settings):
         return False
     from evmeter.app import App
 
-    App(board)
+    App(board, True)
     board.nvs.set_i32("lock", 1)
     board.nvs.commit()
     return True
