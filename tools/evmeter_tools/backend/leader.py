@@ -282,7 +282,7 @@ class Leader:
             try:
                 self._live.take(batch)
             except Exception as error:
-                if isinstance(error, SQLAlchemyError) and self._is_away(error):
+                if self._is_away(error):
                     self._is_behind = True
                     log.error("live messages wait: %s", str(error).splitlines()[0])
                     held = _newest([*held, *self._next_batch(_MOST_HELD)])

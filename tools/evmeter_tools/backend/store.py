@@ -73,7 +73,7 @@ def now_ms():
 
 
 def is_away(error):
-    """Whether an SQLAlchemyError says that the database is away, busy or full: then the same
+    """Whether an error says that the database is away, busy or full: then the same
     statement may do later."""
     name = getattr(getattr(error, "orig", None), "sqlite_errorname", None)
     if name is not None:

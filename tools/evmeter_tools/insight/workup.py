@@ -12,7 +12,6 @@ import time
 from collections import Counter
 
 import sqlalchemy as sql
-from sqlalchemy.exc import SQLAlchemyError
 
 from evmeter_tools.backend import notices
 from evmeter_tools.backend import tables as t
@@ -30,7 +29,6 @@ from evmeter_tools.insight.facts import (
 from evmeter_tools.insight.table import quantile
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
-from evmeter_tools.words import clean
 
 log = logging.getLogger("evmeter.workup")
 
@@ -67,13 +65,13 @@ def work_up(store, budget_s=None, devices=None, pause=None):
         with store.engine.connect() as connection:
             device = connection.execute(query.where(*_free(store))).scalar()
         if device is None:
-            return not store.stuck
+            return not (store.stuck if devices is None else store.stuck.keys() & set(devices))
         if deadline is not None and time.monotonic() > deadline:
             return False
         try:
             _work_up(store, device, _AT_ONCE)
         except Exception as error:  # one device's records must not cost the others their reports
-            if _is_away(error):
+            if is_away(error):
                 raise
             _by_halves(store, device)
         if pause and pause():
@@ -97,10 +95,6 @@ def _transaction(store):
         yield connection
 
 
-def _is_away(error):
-    return isinstance(error, SQLAlchemyError) and is_away(error)
-
-
 def _work_up(store, device, most):
     with _transaction(store) as connection:
         _Device(store, connection, device).work_up(most)
@@ -114,7 +108,7 @@ def _by_halves(store, device):
         try:
             _work_up(store, device, most)
         except Exception as error:
-            if _is_away(error):
+            if is_away(error):
                 raise
             if most > 1:
                 most //= 2
@@ -497,7 +491,7 @@ def fact_values(session):
     row = session.row()
     values = {column.name: row[column.name] for column in t.session_facts.columns
               if column.name in row}
-    return {**values, "why_not": clean(values["why_not"])[:_LONGEST_WHY],
+    return {**values, "why_not": values["why_not"][:_LONGEST_WHY],
             "until_ms": session.stop_ms, "charging_ms": session.charging_ms,
             "occupied_ms": session.occupied_ms, "idle_ms": session.idle_ms,
             "changed_at": now_ms()}
