@@ -102,7 +102,7 @@ def _store(path, devices, mixed=0):
         store.add(entries[:count])
         entries = entries[count:]
         if choose.random() < 0.3:
-            work_up(store, 0)  # as far as one device
+            work_up(store, 0)  # one part of one device
     return store
 
 
@@ -393,8 +393,23 @@ def test_one_device_that_cannot_be_worked_up_holds_no_other_up(
     store.close()
 
 
+def test_a_slow_database_gets_its_reports_part_by_part(tmp_path, devices):
+    store = _store(tmp_path / "x.sqlite", [])
+    for device in devices[:2]:
+        device.store(store)
+    parts = 0
+    while waiting(store):
+        left = waiting(store)
+        work_up(store, -1)  # it is late before anything is done
+        assert waiting(store) < left
+        parts += 1
+    assert parts > 1
+    store.close()
+
+
 def test_a_database_that_is_away_is_no_fault_of_a_device(tmp_path, devices, monkeypatch):
-    store = _store(tmp_path / "x.sqlite", devices[:1])
+    store = _store(tmp_path / "x.sqlite", [])
+    devices[0].store(store)
 
     def locked(self, _most):
         raise sql.exc.OperationalError("x", {}, _busy())

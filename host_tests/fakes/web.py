@@ -8,6 +8,7 @@ from evmeter_tools.backend import messages
 from evmeter_tools.backend.live import Live
 from evmeter_tools.backend.outbox import Channels
 from evmeter_tools.backend.store import Store, now_ms
+from evmeter_tools.insight.workup import work_up
 from evmeter_tools.web import access
 from evmeter_tools.web.server import Settings, create_app
 from fakes.device import FakeDevice
@@ -46,8 +47,10 @@ class FakeWeb:
         self.app = create_app(self.store, self.settings)
 
     def add(self, device, stream, payload):
-        """Store a durable message."""
-        return self.store.add([messages.read(device, stream, payload, self.store.trusted())])
+        """Store a durable message and work it up, as the leader does."""
+        added = self.store.add([messages.read(device, stream, payload, self.store.trusted())])
+        work_up(self.store)
+        return added
 
     def say(self, device, **topics):
         """Take live messages."""

@@ -53,7 +53,8 @@ def waiting(store, devices=None, most=10_000):
 
 
 def work_up(store, budget_s=None, devices=None, pause=None):
-    """Take what waits, the oldest first, for at most `budget_s`; of these `devices`, or of all.
+    """Take what waits, the oldest first; of these `devices`, or of all. After `budget_s` no other
+    part is begun, but one always is.
     `pause()` is called between two devices and ends it where it returns True. Records that cannot
     be worked up wait until the next start and are counted; they cost the others nothing. Returns
     whether nothing waits any more."""
@@ -61,12 +62,13 @@ def work_up(store, budget_s=None, devices=None, pause=None):
     query = sql.select(t.works.c.device).order_by(t.works.c.id).limit(1)
     if devices is not None:
         query = query.where(t.works.c.device.in_(devices))
+    late = False
     while True:
         with store.engine.connect() as connection:
             device = connection.execute(query.where(*_free(store))).scalar()
         if device is None:
             return not (store.stuck if devices is None else store.stuck.keys() & set(devices))
-        if deadline is not None and time.monotonic() > deadline:
+        if late:
             return False
         try:
             _work_up(store, device, _AT_ONCE)
@@ -76,6 +78,8 @@ def work_up(store, budget_s=None, devices=None, pause=None):
             _by_halves(store, device)
         if pause and pause():
             return False
+        # looked at after a part of the work, or a slow database would never come any further
+        late = deadline is not None and time.monotonic() > deadline
 
 
 def _free(store):
