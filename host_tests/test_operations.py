@@ -1,15 +1,16 @@
 import asyncio
 import json
 
-from evmeter.system import config, report
+from evmeter.system import config
 from fakes.order_app import NOW_MS, Anything, FakeApp, Reset
+from fakes.reported import shown
 from support import raises
 
 _BY = "11086649"
 
 
 def _wish(app, **mqtt):
-    wish = json.loads(json.dumps(report.shown(app.config)[0]))
+    wish = shown(app.config)[0]
     wish["mqtt"].update(mqtt)
     return wish
 

@@ -3,13 +3,14 @@ import json
 from evmeter.system import report, trial
 from fakes.memory_store import PowerCut
 from fakes.order_app import FakeApp, Reset
+from fakes.reported import shown
 from support import raises
 
 _BY = "11086649"
 
 
 def _wish(app, host="other.example"):
-    wish = json.loads(json.dumps(report.shown(app.config)[0]))
+    wish = shown(app.config)[0]
     wish["mqtt"]["host"] = host
     return wish
 
@@ -57,7 +58,7 @@ def test_without_the_broker_the_one_before_comes_back():
     assert app.run(app.trial.check(app))
     assert app.board.log[-1] == ("config_back", {
         "rev": 6, "why": "broker not reached: no connection"})
-    told = json.loads(report.report(app))
+    told = json.loads("".join(report.report(app)))
     assert (told["rev"], told["wish"]) == (5, 6) and "not reached" in told["err"]
     # the broker still retains the wish: it is not tried again, the next one is
     app.trial = None

@@ -126,7 +126,7 @@ class App:
 
         if self.operations is None:
             forget("evmeter.system", "report")
-        self.uplink.answer(b"cfg", report.report(self), True)
+        self.uplink.answer(b"cfg", lambda: report.report(self), True)
 
     def limit(self, ma):
         """Offer the car at most `ma` from now on, over reboots too."""

@@ -102,7 +102,8 @@ class _Uplink:
         return True
 
     def answer(self, topic, text, retain=False):
-        self.answers.append((topic, json.loads(text), retain))
+        self.answers.append((topic, json.loads("".join(text()) if callable(text) else text),
+                             retain))
 
     def status_changed(self):
         self.answers.append("status")

@@ -6,11 +6,12 @@ from changes import changed
 
 from evmeter.ledger.signer import SignerError
 from evmeter.session import orders
-from evmeter.system import config, report, twin
+from evmeter.system import config, twin
 from evmeter.system.twin import merged
 from evmeter.uplink import commands
 from evmeter.uplink.commands import check
 from fakes.order_app import FakeApp
+from fakes.reported import shown
 
 DEVICE = "demo-0001"
 _LONGEST = 3584
@@ -31,7 +32,7 @@ _GIVEN = {
     "mqtt": {"host": "broker.example", "password": _SECRETS[0], "key": _SECRETS[1], "ca": "MIIB"},
     "network": {"password": _SECRETS[2]}}
 SETTINGS = config.parse(json.dumps(_GIVEN))
-_SHOWN = json.loads(json.dumps(report.shown(SETTINGS)[0]))
+_SHOWN = shown(SETTINGS)[0]
 
 
 def _loaded(data):
@@ -175,10 +176,10 @@ def wish(data):
                 assert new[section][name] == told.get(name, SETTINGS[section][name]), name
     found = twin.changes(SETTINGS, new)
     assert json.loads(json.dumps(new)) == json.loads(json.dumps(config.parse(json.dumps(new))))
-    shown, kept = report.shown(new)
+    seen, kept = shown(new)
     hidden = [value for value in (new["mqtt"]["password"], new["mqtt"]["key"],
                                   new["network"]["password"]) if value and len(value) > 8]
-    told = json.dumps([shown, kept])
+    told = json.dumps([seen, kept])
     try:
         relevant = twin.to_sign(found)
         told += json.dumps(twin.told(found, relevant))
@@ -187,4 +188,4 @@ def wish(data):
     for secret in (*_SECRETS, *hidden):
         if json.dumps(secret) not in json.dumps([given, "set"]):
             assert json.dumps(secret) not in told, "a secret is told"
-    assert not twin.to_sign(twin.changes(new, merged(new, shown, 6))), "no round trip"
+    assert not twin.to_sign(twin.changes(new, merged(new, seen, 6))), "no round trip"

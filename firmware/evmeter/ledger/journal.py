@@ -31,6 +31,13 @@ _PADDED = const(2592)  # the longest frame, up to a store's unit
 _STEP_BACK = const(32)  # no shorter frame is there, and a multiple of every unit
 _REFUSED = "refused"  # the small file
 _MOST_REFUSED = const(23)
+_PIECE = const(128)
+
+
+def pieces(text):
+    """Yield a text as bytes, 128 characters at a time: a small heap has no room for it twice."""
+    for at in range(0, len(text), _PIECE):
+        yield text[at : at + _PIECE].encode()
 
 
 class Journal(Head):
@@ -202,24 +209,29 @@ class Journal(Head):
     def append(self, kind, payload, **head):
         """Make `payload` durable as frame `next_seq`; returns its sequence number.
 
+        It is bytes, or an iterable of its pieces: then it is whole nowhere but in the frame.
         `head` is what the frame changes there. Raises JournalError when the frame is not on flash;
         then nothing has changed and the number was not used. Where memory or the second store
         failed, that is not known; the next append looks first what is on flash, as a boot does.
         """
-        length = len(payload)
         if not self.ready:
             raise JournalError("the journal is not open")
-        if length > MAX_PAYLOAD:
-            raise JournalError("payload of %d bytes; allowed: %d" % (length, MAX_PAYLOAD))
         seq = self.next_seq
         if self._unsure:
             self.open()
             if seq != self.next_seq:  # which the payload has in it
                 raise JournalError("frame %d got there after all" % seq)
         frame = self._frame
+        length = 0
+        for piece in (payload,) if isinstance(payload, bytes) else payload:
+            at = _HEADER_BYTES + length
+            length += len(piece)
+            if length > MAX_PAYLOAD:
+                raise JournalError("payload of %d bytes and more; allowed: %d"
+                                   % (length, MAX_PAYLOAD))
+            frame[at : _HEADER_BYTES + length] = piece
         struct.pack_into(_HEADER, frame, 0, _MAGIC, length, seq, kind, self.hash)
         end = _HEADER_BYTES + length
-        frame[_HEADER_BYTES:end] = payload
         crc = binascii.crc32(memoryview(frame)[:end]) & 0xFFFFFFFF
         struct.pack_into("<I", frame, end, crc)
         self._unsure = True

@@ -56,6 +56,16 @@ def newest_unix_ms(journal, quality=""):
     return (newest_s + 1) * 1000
 
 
+def _with_record(payload, text):
+    """The JSON object `payload` with the record's text, ASCII, as its last field, in pieces: a
+    small heap has no room for it as text, as JSON and as bytes."""
+    yield payload[:-1]
+    yield b',"ocmf":"'
+    for piece in frames.pieces(text):
+        yield piece.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    yield b'"}'
+
+
 class Ledger:
     """`quiet` is an async context manager in which no Modbus transaction runs: a flash erase
     stops interrupts for up to 400 ms, and a reply in that time would be lost. Whoever writes
@@ -231,17 +241,19 @@ class Ledger:
     async def _record(self, kind, sid, readings, user, vendor, head, message):
         journal = self._journal
         text = self._payload(kind, sid, readings, user, vendor)
-        digest = hashlib.sha256(text.encode()).digest()
+        digest = hashlib.sha256()
+        for piece in frames.pieces(text):
+            digest.update(piece)
+        digest = digest.digest()
         # one name for both: the payload's text makes room before the frame's is made
         text = ocmf.envelope(text, await self._signer.sign(digest))
         message["kind"] = kind
-        message["ocmf"] = text
         unix_ms, quality, _, register_mwh, _, _ = readings[-1]
         if kind != "tariff":
             message["begin_ms"], _, _, message["begin_mwh"], _, _ = readings[0]
             message["reg_mwh"] = register_mwh
         payload = self._message(message, sid, unix_ms, quality)
-        return await self._append(frames.REC, payload, page=journal.page + 1,
+        return await self._append(frames.REC, _with_record(payload, text), page=journal.page + 1,
                                   record_hash=digest[:16], **head)
 
     async def save(self, name, body):

@@ -249,7 +249,7 @@ class Operations:
 
     def report(self, rev=0, why=""):
         """Send the configuration as it is in force; `why` the wish `rev` was refused."""
-        self._app.uplink.answer(b"cfg", report.report(self._app, rev, why), True)
+        self._app.uplink.answer(b"cfg", lambda: report.report(self._app, rev, why), True)
 
     async def follow(self):
         """Once a second: what waits for the right moment. Raises JournalError, SignerError."""

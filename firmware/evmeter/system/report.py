@@ -49,22 +49,46 @@ def _size(settings, hidden):
     return size
 
 
-def shown(settings):
-    """(the configuration without what is hidden, {path of a hidden field that is set: "set" or
-    the beginning of its SHA-256})."""
+def _hidden(settings):
+    """Paths of the fields that are not shown."""
     hidden = SECRET + _LONG
     for path in _LARGE:
         if _size(settings, hidden) <= _MOST_SHOWN:
             break
         hidden += (path,)
-    result, kept = {}, {}
+    return hidden
+
+
+def _is_hidden(hidden, path, value):
+    return path in hidden and (path not in _LARGE or isinstance(value, (dict, list)))
+
+
+def kept(settings):
+    """What stands for the hidden fields that are set, by path: "set" or the beginning of the
+    SHA-256."""
+    hidden = _hidden(settings)
+    return {path: show(path, value) for path, _, _, value in fields(settings)
+            if value is not None and _is_hidden(hidden, path, value)}
+
+
+def members(settings):
+    """Yield the text, in parts, of two members of a JSON object: `cfg`, the configuration without
+    what is hidden, and `kept`."""
+    hidden, inside = _hidden(settings), ""
+    comma = '"cfg":{'
     for path, section, name, value in fields(settings):
-        if path in hidden and (path not in _LARGE or isinstance(value, (dict, list))):
-            if value is not None:
-                kept[path] = show(path, value)
-        elif path != "rev":
-            (result.setdefault(section, {}) if section else result)[name] = value
-    return result, kept
+        if path == "rev" or _is_hidden(hidden, path, value):
+            continue
+        if section != inside:
+            if inside:
+                yield "}"
+            if section:
+                yield '%s"%s":' % (comma, section)
+                comma = "{"
+            inside = section
+        yield '%s"%s":%s' % (comma, name, json.dumps(value))
+        comma = ","
+    yield '%s},"kept":%s' % ("}" if inside else "", json.dumps(kept(settings)))
 
 
 def refused(nvs):
@@ -79,12 +103,14 @@ def refused(nvs):
 
 
 def report(app, wished=0, why=""):
-    """The text of `cfg`. `wished`: the revision of a wish that was refused, and why."""
+    """Yield the text of `cfg` in parts. `wished`: the revision of a wish that was refused, and
+    why."""
     settings = app.config
     bad = refused(app.board.nvs)
     if bad and not why:
         wished, why = bad
     unix_ms, quality = app.clock.now()
-    result, kept = shown(settings)
-    return json.dumps({"v": 1, "ts": unix_ms // 1000, "tq": quality, "rev": settings["rev"],
-                       "cfg": result, "kept": kept, "wish": wished, "err": why[:_MOST_WHY]})
+    yield '{"v":1,"ts":%d,"tq":"%s","rev":%d,"wish":%d,"err":%s,' % (
+        unix_ms // 1000, quality, settings["rev"], wished, json.dumps(why[:_MOST_WHY]))
+    yield from members(settings)
+    yield "}"

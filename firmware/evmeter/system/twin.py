@@ -13,7 +13,7 @@ import json
 from micropython import const
 
 from evmeter.system import config
-from evmeter.system.report import SECRET, fields, show, shown
+from evmeter.system.report import SECRET, fields, kept, show
 
 _OPEN = ("rev", "mqtt.keepalive_s", "mqtt.window", "mqtt.telemetry_s",
          "session.finished_after_s", "session.checkpoint_s")
@@ -26,7 +26,7 @@ def merged(settings, wish, rev):
     """The configuration that a wish (dict) makes of `settings`. Raises ConfigError."""
     if "rev" in wish:
         raise config.ConfigError("rev stands beside cfg, not in it")
-    for path in shown(settings)[1]:
+    for path in kept(settings):
         section, _, name = path.rpartition(".")
         part = wish.setdefault(section, {}) if section else wish
         if isinstance(part, dict) and name not in part:

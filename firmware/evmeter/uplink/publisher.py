@@ -11,7 +11,7 @@ import time
 
 from micropython import const
 
-from evmeter.ledger.journal import MAX_PAYLOAD, JournalError
+from evmeter.ledger.journal import MAX_PAYLOAD, JournalError, pieces
 from evmeter.system.log import log
 from evmeter.uplink.link import Link
 from evmeter.uplink.mqtt import Session
@@ -125,8 +125,9 @@ class Uplink:
         self._status_due = True
 
     def answer(self, name, text, retain=False):
-        """Send `text` on the device's topic `name` (bytes: cmd/res, cfg); while there is no
-        connection the newest eight are kept."""
+        """Send `text` on the device's topic `name` (bytes: cmd/res, cfg); it may be a function
+        that gives it in parts when its turn comes. While there is no connection the newest eight
+        are kept."""
         self._answers.append((name, text, 1, retain))
         del self._answers[:-8]
 
@@ -172,7 +173,7 @@ class Uplink:
             pause_ms = min(2 * pause_ms, _LONGEST_PAUSE_MS)
 
     async def _greet(self):
-        await self._live(b"avail", b"online")
+        await self._live(b"avail", "online")
         await self._live(b"info", self._monitor.info())
         await self._send_status(True)
         await self._subscribe(self._root + b"ack")
@@ -206,12 +207,18 @@ class Uplink:
         self._session.subscribe(topic, pid)
 
     async def _live(self, name, text, qos=1, retain=True):
-        payload = text if isinstance(text, bytes) else text.encode()
-        if len(payload) > MAX_PAYLOAD:
-            log.error("uplink: %s of %d bytes not sent", name.decode(), len(payload))
-            return
         pid = await self._turn()
-        self._session.publish(self._root + name, payload, qos, retain, pid)
+        topic = self._root + name
+        area = self._session.payload_area(topic)
+        length = 0
+        for part in text() if callable(text) else (text,):
+            for piece in pieces(part):
+                begin, length = length, length + len(piece)
+                if length > MAX_PAYLOAD:
+                    log.error("uplink: %s of %d bytes and more not sent", name.decode(), length)
+                    return
+                area[begin:length] = piece
+        self._session.publish(topic, area[:length], qos, retain, pid)
 
     async def _send_status(self, all_alarms=False):
         self._status_due = False

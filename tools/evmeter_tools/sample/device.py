@@ -58,6 +58,7 @@ class _Journal:
         self.frames = []
 
     def append(self, kind, payload, **_head):
+        payload = payload if isinstance(payload, bytes) else b"".join(payload)
         for name, value in account(kind, payload).items():
             setattr(self, name, value)
         self.frames.append((_STREAMS[kind], payload))

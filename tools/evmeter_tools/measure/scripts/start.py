@@ -1,9 +1,9 @@
-# start.py IMAGE SCRIPT: runs a script from its source, as a chip does main.py, over IMAGE.
+# start.py IMAGE SCRIPT: runs a script from its file, as a chip does main.py, over IMAGE.
 import sys
 
 import rom
 
 rom.mount(sys.argv[1])
-with open(sys.argv[2]) as file:
-    source = file.read()
-exec(source, {"__name__": "__main__"})  # noqa: S102
+folder, _, name = sys.argv[2].rpartition("/")
+sys.path.append(folder)
+__import__(name[:-3])
