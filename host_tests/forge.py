@@ -28,7 +28,7 @@ class Forge:
     def sign(self, payload):
         """The record over a payload's text as it stands."""
         der = self.key.sign(payload.encode(), ec.ECDSA(hashes.SHA256()))
-        return ocmf.envelope(payload, der)
+        return payload.join(ocmf.envelope(der))
 
     def record(self, readings, sid, change=None, **fields):
         """Append a record over `readings`: (hours, TX, register mWh, further keys);

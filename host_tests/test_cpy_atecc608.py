@@ -63,5 +63,5 @@ def test_a_record_signed_by_the_chip_verifies(element):
               '"2026-03-01T12:00:00,000+0000 S","TX":"B","RV":1.0,"RI":"1-b:1.8.0","RU":"kWh",'
               '"RT":"AC","EF":"","ST":"G"}]}')
     der = asyncio.run(element.sign(hashlib.sha256(signed.encode()).digest()))
-    verdict = check_record(ocmf.envelope(signed, der), bytes.fromhex(element.spki_hex()))
+    verdict = check_record(signed.join(ocmf.envelope(der)), bytes.fromhex(element.spki_hex()))
     assert verdict.signature is True

@@ -40,7 +40,7 @@ def record(kind, readings, **extra):
     every.update(extra)
     text = ocmf.payload(kind, every, page, 1000, readings, vendor)
     der = asyncio.run(it.sign(hashlib.sha256(text.encode()).digest()))
-    print(json.dumps((kind, ocmf.envelope(text, der))))
+    print(json.dumps((kind, text.join(ocmf.envelope(der)))))
     previous = ocmf.record_hash(text.encode())
     page += 1
 for number, (letter, quality, extra) in enumerate((

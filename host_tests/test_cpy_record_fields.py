@@ -75,7 +75,8 @@ def test_fields_from_the_configuration_and_the_version_that_defines_them(
     assert {name: found.get(name) for name in expected} == expected
     signer = SoftwareSigner(bytes(range(7, 39)), os.urandom)
     for kind, letters in (("begin", "B"), ("complete", "BTE"), ("tariff", "TT")):
-        text = ocmf.envelope(_payload(kind, letters, fields), b"\x30\x06\x02\x01\x01\x02\x01\x01")
+        text = _payload(kind, letters, fields).join(
+            ocmf.envelope(b"\x30\x06\x02\x01\x01\x02\x01\x01"))
         verdict = check_record(text, signer.spki_hex())
         assert [reason for reason in verdict.reasons if "signature" not in reason] == []
         assert not any("does not define" in note for note in verdict.notes)

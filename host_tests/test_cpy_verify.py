@@ -392,7 +392,7 @@ def test_the_same_payload_signed_once_more_is_a_copy_and_no_second_record():
     order = int("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551", 16)
     head, payload, section = forge.texts[0].split("|")
     r, s = utils.decode_dss_signature(bytes.fromhex(json.loads(section)["SD"]))
-    forge.texts.append(ocmf.envelope(payload, utils.encode_dss_signature(r, order - s)))
+    forge.texts.append(payload.join(ocmf.envelope(utils.encode_dss_signature(r, order - s))))
     assert _all(forge, whole=True).ok
 
 

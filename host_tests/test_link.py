@@ -168,8 +168,8 @@ def test_a_connection_that_breaks_at_any_byte_is_an_error_and_the_next_one_is_cl
 
 def test_too_much_to_queue_is_an_error():
     link, peer = _open()
-    link.queue(bytes(2816))
-    assert "2816" in str(raises(LinkError, link.queue, b"x"))
+    link.queue(bytes(2688))
+    assert "2688" in str(raises(LinkError, link.queue, b"x"))
 
 
 def _packets(link, rounds):

@@ -61,7 +61,7 @@ class FakeDevice:
                             [("ZP", self._hash), ("ZS", sid)])
         signature = self._key.sign(text.encode(), ec.ECDSA(hashes.SHA256()))
         self._hash = ocmf.record_hash(text.encode())
-        envelope = ocmf.envelope(text, signature)
+        envelope = text.join(ocmf.envelope(signature))
         if broken:
             envelope = envelope.replace('"MS":"4711"', '"MS":"4712"')
         return json.dumps({"v": 1, "ts": 1, "tq": "I", "k": self.key_id, "seq": seq, "sid": sid,

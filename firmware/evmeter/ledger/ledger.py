@@ -56,13 +56,14 @@ def newest_unix_ms(journal, quality=""):
     return (newest_s + 1) * 1000
 
 
-def _with_record(payload, text):
-    """The JSON object `payload` with the record's text, ASCII, as its last field, in pieces: a
-    small heap has no room for it as text, as JSON and as bytes."""
+def _with_record(payload, record):
+    """The JSON object `payload` with the parts of a record's text, ASCII, as its last field, in
+    pieces: a small heap has no room for it as text, as JSON and as bytes."""
     yield payload[:-1]
     yield b',"ocmf":"'
-    for piece in frames.pieces(text):
-        yield piece.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    for text in record:
+        for piece in frames.pieces(text):
+            yield piece.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     yield b'"}'
 
 
@@ -245,16 +246,16 @@ class Ledger:
         for piece in frames.pieces(text):
             digest.update(piece)
         digest = digest.digest()
-        # one name for both: the payload's text makes room before the frame's is made
-        text = ocmf.envelope(text, await self._signer.sign(digest))
+        before, behind = ocmf.envelope(await self._signer.sign(digest))
         message["kind"] = kind
         unix_ms, quality, _, register_mwh, _, _ = readings[-1]
         if kind != "tariff":
             message["begin_ms"], _, _, message["begin_mwh"], _, _ = readings[0]
             message["reg_mwh"] = register_mwh
         payload = self._message(message, sid, unix_ms, quality)
-        return await self._append(frames.REC, _with_record(payload, text), page=journal.page + 1,
-                                  record_hash=digest[:16], **head)
+        return await self._append(
+            frames.REC, _with_record(payload, (before, text, behind)), page=journal.page + 1,
+            record_hash=digest[:16], **head)
 
     async def save(self, name, body):
         """Replace a checkpoint whole. Raises JournalError."""

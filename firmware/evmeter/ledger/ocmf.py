@@ -214,11 +214,12 @@ def payload(kind, fields, page, step_mwh, readings, vendor=(), current="AC"):
     return text
 
 
-def envelope(payload_text, signature):
-    """Return the record's text from its payload and the DER of its signature."""
+def envelope(signature):
+    """Return what stands before and behind the payload in a record's text, as two texts, from the
+    DER of its signature."""
     if len(signature) > 72:
         raise OcmfError("a signature of %d bytes" % len(signature))
-    return "OCMF|%s|%s" % (payload_text, _SIGNATURE % binascii.hexlify(signature).decode())
+    return "OCMF|", "|" + _SIGNATURE % binascii.hexlify(signature).decode()
 
 
 def signed_part(text):

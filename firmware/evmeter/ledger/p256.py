@@ -22,6 +22,7 @@ P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
 N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 
+_ALL = (1 << 256) - 1
 _INFINITY = (0, 1, 0, 0)
 _BITS = const(256)
 # The shape of the comb, as in tools/evmeter_tools/comb.py
@@ -105,7 +106,8 @@ def _add(x1, y1, zz, zzz, x2, y2):
 def _affine(x, y, zz, zzz):
     """Return (x, y). A factor common to all four does not matter."""
     common = inverse(zz * zzz, P)
-    return x * zzz % P * common % P, y * zz % P * common % P
+    # what `%` leaves takes twice the memory that its value needs; what `&` leaves does not
+    return x * zzz % P * common % P & _ALL, y * zz % P * common % P & _ALL
 
 
 def on_curve(x, y):
@@ -183,14 +185,14 @@ def sign(d, digest, k, z_blind, k_blind):
 
 
 def _wnaf(k):
-    """Return the digits of k in non-adjacent form of width 4, lowest first, each plus 8."""
-    digits = bytearray(_BITS + 1)
+    """Return the digits of k in non-adjacent form of width 4, lowest first. Of four digits one at
+    most is not zero: four share a byte, (place << 4 | digit + 8), or 0 where all are zero."""
+    digits = bytearray((_BITS >> 2) + 1)
     for i in range(_BITS + 1):
-        digit = 0
         if k & 1:
             digit = (k & 15 ^ 8) - 8
             k -= digit
-        digits[i] = digit + 8
+            digits[i >> 2] = (i & 3) << 4 | digit + 8
         k >>= 1
     return digits
 
@@ -209,6 +211,7 @@ def verify(qx, qy, digest, r, s):
     # A digest of zero has no comb digits and adds nothing.
     codes = _codes(u1) if u1 else None
     digits = _wnaf(r * w % N)
+    s = w = u1 = None  # what is to come needs the memory
     # Q, 3Q, 5Q, 7Q
     x2, y2 = _affine(*_double(qx, qy, 1, 1))
     yield
@@ -220,8 +223,9 @@ def verify(qx, qy, digest, r, s):
     x, y, zz, zzz = _INFINITY
     for i in range(_BITS, -1, -1):
         x, y, zz, zzz = _double(x, y, zz, zzz)
-        digit = digits[i] - 8
-        if digit:
+        digit = digits[i >> 2]
+        if digit and digit >> 4 == i & 3:
+            digit = (digit & 15) - 8
             x2, y2 = multiples[abs(digit) >> 1]
             x, y, zz, zzz = _add(x, y, zz, zzz, x2, y2 if digit > 0 else P - y2)
         if codes and i < _COLUMNS:

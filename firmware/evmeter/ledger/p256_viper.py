@@ -15,6 +15,7 @@ from evmeter.ledger.p256 import N, P
 from evmeter.system.forget import forget
 
 # Registers
+_BITS = const(256)
 _X = const(0)
 _Y = const(1)
 _ZZ = const(2)
@@ -226,11 +227,12 @@ class Kernel:
         yield from self._multiples(regs, qx, qy)
         add = bytearray(_ADD)
         started = False
-        for i in range(len(digits) - 1, -1, -1):
+        for i in range(_BITS, -1, -1):
             if started:
                 self._run(regs, _DOUBLE)
-            digit = digits[i] - 8
-            if digit:
+            digit = digits[i >> 2]
+            if digit and digit >> 4 == i & 3:
+                digit = (digit & 15) - 8
                 at = _Q + 3 * (abs(digit) >> 1)
                 y_at = at + 1 if digit > 0 else at + 2
                 if started:

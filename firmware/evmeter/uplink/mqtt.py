@@ -26,7 +26,7 @@ _PINGRESP = const(0xD0)
 _DUP = const(8)
 _STEP_MS = const(5)
 _ANSWER_MS = const(5000)
-_MOST_QUEUED = const(2750)  # a packet taken adds its PUBACK
+_MOST_QUEUED = const(2640)  # a packet taken adds its PUBACK
 _MOST_PACKETS = const(8)  # taken at once, so that other tasks have their turn
 _REFUSED = ("", "protocol version", "client id", "server unavailable", "user or password",
             "not authorised")

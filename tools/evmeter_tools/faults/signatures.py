@@ -97,9 +97,9 @@ def changed_records(text, der):
     from evmeter.ledger import ocmf
 
     for payload in _flipped(text.encode()):
-        yield ocmf.envelope(payload.decode("latin-1"), der)
+        yield payload.decode("latin-1").join(ocmf.envelope(der))
     for signature in _flipped(der):
-        yield ocmf.envelope(text, signature)
+        yield text.join(ocmf.envelope(signature))
 
 
 def _accepted(record, spki):
@@ -164,7 +164,7 @@ def run(trials, progress=lambda done, all_: None, shared=True):
     text, der, spki = _record()
     from evmeter.ledger import ocmf
 
-    if not _accepted(ocmf.envelope(text, der), spki):
+    if not _accepted(text.join(ocmf.envelope(der)), spki):
         result.wrong("the right record is refused")
     credulous = 0
     for number, record in enumerate(changed_records(text, der)):
