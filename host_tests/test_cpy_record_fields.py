@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from evmeter.app import App
-from evmeter.ledger import ocmf
+from evmeter.ledger import ledger, ocmf
 from evmeter.ledger.signer import SoftwareSigner
 from evmeter.system import config
 from evmeter_tools.verify.check import check_record
@@ -160,3 +160,13 @@ def test_without_a_serial_number_no_session_begins_and_it_is_said_why():
     device.run(5000, PILOT_C, 7200)
     assert "begin" not in device.names()
     assert device.keeper.refused == "no serial number: configure meter.serial"
+
+
+@pytest.mark.parametrize("text", [
+    "", '"', "\\", '\\"', '\\\\"', "\\u00e4", 'x"' * 700, "a\\" * 900, '{"ID":"\\u007c\\""}'])
+def test_a_record_stands_in_its_message_as_it_was_signed(text):
+    message = {"v": 1, "seq": 7, "sid": "cp-000001"}
+    payload = json.dumps(message).encode()
+    parts = text.join(ocmf.envelope(b"\x30\x06\x02\x01\x01\x02\x01\x01"))
+    whole = b"".join(ledger._with_record(payload, ("OCMF|", text, parts[5 + len(text):])))
+    assert json.loads(whole) == {**message, "ocmf": parts}

@@ -53,6 +53,26 @@ def test_what_is_appended_is_read_back_in_any_order_after_a_reboot():
         assert str(seq) in str(raises(JournalError, again.read, seq, buffer))
 
 
+def test_a_payload_in_pieces_makes_the_same_frame():
+    whole, parts = MemoryStore(segment_bytes=4096), MemoryStore(segment_bytes=4096)
+    one, other = _open(whole, MemoryNvs()), _open(parts, MemoryNvs())
+    for payload in (b"", b"abc", b"x" * frames.MAX_PAYLOAD):
+        assert one.append(frames.EVT, payload) == other.append(
+            frames.EVT, (payload[at : at + 100] for at in range(0, len(payload), 100)))
+    assert whole.data == parts.data
+
+    def breaks_off():
+        yield b"something that is on no flash"
+        raise MemoryError()
+
+    for pieces, error in ((breaks_off(), MemoryError),
+                          ((b"y" * frames.MAX_PAYLOAD, b"z"), JournalError)):
+        raises(error, other.append, frames.REC, pieces)
+        assert parts.data == whole.data and other.next_seq == 4
+    assert one.append(frames.EVT, b"on") == other.append(frames.EVT, (b"o", b"n")) == 4
+    assert whole.data == parts.data
+
+
 def test_frames_are_chained_by_hash():
     store = MemoryStore(segment_bytes=4096)
     journal = _open(store, MemoryNvs())

@@ -29,6 +29,19 @@ def test_commands_and_configuration_go_to_their_handlers_where_there_are_any():
     assert answers == [b"%d" % number for number in range(1, 9)] + [b"{}", b"{}"]
 
 
+def test_a_text_goes_out_in_parts_whole_and_as_long_as_it_may_be():
+    bench = UplinkBench(0)
+    uplink = bench.uplink
+    umlauts = "\u00e4" * 127 + "\u20ac" * 200
+    for text in (lambda: iter(("a" * 128, "", "b" * 129, umlauts)), "c" * 2560, "d" * 2561,
+                 lambda: iter(("e" * 2500, "f" * 61)), "\u00e4" * 1281, "", "g"):
+        uplink.answer(b"cfg", text, True)
+    bench.play(lambda: None)
+    sent = [payload for payload, _, _ in bench.broker.sent(b"cfg")]
+    # what is too long is left out, and nothing waits behind it
+    assert sent == [("a" * 128 + "b" * 129 + umlauts).encode(), b"c" * 2560, b"", b"g"]
+
+
 class _Sleeper:
     """asyncio and os for the publisher: pauses are noted and take no time."""
 
