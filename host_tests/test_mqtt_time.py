@@ -205,5 +205,5 @@ def test_the_versions_frozen_in_esp32_firmware_work_too():
 def test_too_much_to_send_at_once_is_an_error():
     broker = FakeBroker()
     session, _ = begin(broker)
-    assert "2816" in error(publish(session, b"a/b", bytes(2810), 1, False, 1, False))
+    assert "2688" in error(publish(session, b"a/b", bytes(2810), 1, False, 1, False))
     assert issubclass(LinkError, OSError)
