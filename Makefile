@@ -38,7 +38,8 @@ fleet: setup
 	@$(EVMETER) fleet $(if $(N),--firmware $(N)) $(if $(DEVICES),--devices $(DEVICES))
 
 test:
-	@$(SETUP) --require micropython,mosquitto,postgres,chromium,pyocmf,node-ocmf,ocpi
+	@$(SETUP) --require micropython,mosquitto,postgres,chromium,pyocmf,node-ocmf,ocpi \
+	  --try micropython32
 	@$(EVMETER) selftest
 
 bench: setup

@@ -222,7 +222,7 @@ def test_mpy_cross_compiles_it_for_the_esp32(tmp_path):
 def test_shared_tests_on_32_bits(module):
     machine = vm.present()
     if machine is None:
-        pytest.skip("no 32-bit MicroPython was fetched; 'evmeter measure' does it")
+        pytest.skip("there is no 32-bit MicroPython")
     command, env = machine.command(str(ROOT / "host_tests/run_micropython.py"), module,
                                    heap="128k", path=(ROOT / "host_tests",))
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True,
@@ -245,7 +245,7 @@ def test_the_configured_kernel_signs_on_32_bits_and_python_elsewhere():
         "print(p256.verify is plain, signer.failures)\n")
     for machine, expected in ((vm.host(), "True 0"), (vm.present(), "False 0")):
         if machine is None:
-            pytest.skip("no 32-bit MicroPython was fetched; 'evmeter measure' does it")
+            pytest.skip("there is no 32-bit MicroPython")
         command, env = machine.command("", heap="192k")
         done = subprocess.run([*command[:-1], "-c", code], env=env, cwd=ROOT, text=True,
                               capture_output=True, check=False, timeout=60)
@@ -258,7 +258,7 @@ def test_the_configured_kernel_signs_on_32_bits_and_python_elsewhere():
 def test_the_kernel_is_taken_on_32_bits():
     machine = vm.present()
     if machine is None:
-        pytest.skip("no 32-bit MicroPython was fetched; 'evmeter measure' does it")
+        pytest.skip("there is no 32-bit MicroPython")
     command, env = machine.command("", heap="128k")
     code = "import os; from evmeter.ledger import p256_viper as v; print(v.install(os.urandom))"
     done = subprocess.run([*command[:-1], "-c", code], env=env, cwd=ROOT, text=True,

@@ -1,7 +1,7 @@
 """Sets up everything under build/: Python packages, MicroPython, mosquitto, verifiers, and on
 request what only the tests need.
 
-    python3 tools/setup/bootstrap.py [--require micropython,mosquitto,pyocmf,node-ocmf,...]
+    python3 tools/setup/bootstrap.py [--require micropython,mosquitto,...] [--try micropython32]
 
 Needs Python 3.11, nothing else; no root. A second run finds everything in place. What is missing
 is told in one line each and written to build/setup.json; with --require it is an error (exit code
@@ -9,10 +9,12 @@ is told in one line each and written to build/setup.json; with --require it is a
 """
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -29,6 +31,7 @@ VENV = BUILD / "venv"
 BIN = BUILD / "bin"
 
 _MICROPYTHON_SUITE = "trixie"
+_MICROPYTHON32_SUITES = ("trixie", "sid")  # the first that has it for i386
 _MICROPYTHON = ("micropython", "libc6", "libffi8", "libmbedcrypto16", "libmbedtls21",
                 "libmbedx509-7")
 _MOSQUITTO = ("mosquitto", "libmosquitto1", "libdlt2", "libcjson1", "libwrap0", "libcap2",
@@ -46,6 +49,7 @@ _LEAST_MICROPYTHON = (1, 25)
 _PROBE = ("import sys, asyncio, hashlib, os, socket\nfrom vfs import VfsLfs2\n"
           "hashlib.sha256(os.urandom(1))\n"
           "print('%d %d' % sys.implementation.version[:2])\n")
+_WHO = "import sys\nprint('%d.%d' % sys.implementation.version[:2], sys.maxsize >> 32)\n"
 # sdists from PyPI that pip cannot install: they have no setup.py
 _DEVICE_PACKAGES = (
     ("micropython-umqtt.simple", "1.3.4", "umqtt",
@@ -219,6 +223,60 @@ def _fetched_micropython(folder):
         'R="$H/../micropython"\n'
         'exec "$R/%s/%s" --library-path "$R/%s" "$R/usr/bin/micropython" "$@"\n'
         % (library, loader.name, library)))
+
+
+def micropython32():
+    """A 32-bit MicroPython in build/micropython32: its objects are as large as the ESP32's."""
+    if platform.machine() not in ("x86_64", "i686"):
+        raise SetupError("this machine runs no i386 programs")
+    folder = BUILD / "micropython32"
+    version, words, reason = _micropython32_version(folder), "in place", "it does not run here"
+    for suite in () if version else _MICROPYTHON32_SUITES:
+        try:
+            with _apt_for_i386():
+                debian.fetch(suite, _MICROPYTHON, folder, ("micropython", "libc6"))
+        except debian.FetchError as error:
+            reason = str(error)
+            continue
+        version, words = _micropython32_version(folder), "fetched"
+        if version:
+            break
+    if not version:
+        raise SetupError(reason)
+    return folder, version, words
+
+
+def command32():
+    """The command of the 32-bit MicroPython that was fetched, as a list; None where there is
+    none."""
+    folder = BUILD / "micropython32"
+    loader = debian.loader(folder)
+    return loader and [str(loader), "--library-path", str(loader.parent),
+                       str(folder / "usr/bin/micropython")]
+
+
+def _micropython32_version(folder):
+    command = command32() if folder.is_dir() else None
+    if not command:
+        return ""
+    done = subprocess.run([*command, "-c", _WHO], capture_output=True, text=True, check=False,
+                          timeout=20)
+    words = done.stdout.split()
+    return words[0] if done.returncode == 0 and words[1:] == ["0"] else ""
+
+
+@contextlib.contextmanager
+def _apt_for_i386():
+    configuration = BUILD / "micropython32.conf"
+    configuration.write_text('APT::Architecture "i386";\nAPT::Architectures "i386";\n')
+    before = os.environ.get("APT_CONFIG")
+    os.environ["APT_CONFIG"] = str(configuration)
+    try:
+        yield
+    finally:
+        del os.environ["APT_CONFIG"]
+        if before is not None:
+            os.environ["APT_CONFIG"] = before
 
 
 def device_packages():
@@ -405,9 +463,11 @@ _STEPS = (
     ("pyocmf", "verifier pyocmf", pyocmf),
     ("node-ocmf", "verifier @road-labs/ocmf", node_ocmf),
     ("ocpi", "OCPI models", ocpi_models),
+    ("micropython32", "MicroPython of 32 bits", micropython32),
 )
 _OPTIONAL_WITHOUT_NODE = "node-ocmf"
-_FOR_TESTS = ("postgres", "chromium", "ocpi")  # large, and set up only where they are required
+# set up only where they are asked for
+_FOR_TESTS = ("postgres", "chromium", "ocpi", "micropython32")
 
 
 def _fail(reason):
@@ -415,13 +475,13 @@ def _fail(reason):
     sys.exit(2)
 
 
-def _set_up(required):
+def _set_up(required, wanted):
     _, _, reason = _step("Python packages", python_packages)
     if reason:
         _fail("the Python packages cannot be installed: %s" % reason)
     result = {"found": {}, "versions": {}, "missing": {}}
     for name, title, function in _STEPS:
-        if name in _FOR_TESTS and name not in required:
+        if name in _FOR_TESTS and name not in required and name not in wanted:
             continue
         where, version, reason = _step(title, function)
         if reason:
@@ -441,17 +501,21 @@ def main():
     """Run all steps; exit code 2 where something needed is missing."""
     parser = argparse.ArgumentParser(description="set up build/")
     parser.add_argument("--require", default="", help="comma-separated: what must not be missing")
-    required = [name for name in parser.parse_args().require.split(",") if name]
+    parser.add_argument("--try", default="", dest="wanted",
+                        help="comma-separated: what is set up too, and may be missing")
+    arguments = parser.parse_args()
+    required, wanted = [[name for name in words.split(",") if name]
+                        for words in (arguments.require, arguments.wanted)]
     names = [name for name, _, _ in _STEPS]
-    for name in required:
+    for name in required + wanted:
         if name not in names:
-            parser.error("--require %s: allowed: %s" % (name, ", ".join(names)))
+            parser.error("%s: allowed: %s" % (name, ", ".join(names)))
     if sys.version_info < (3, 11):
         _fail("Python 3.11 or newer is needed, this is %s" % sys.version.split()[0])
     BUILD.mkdir(exist_ok=True)
     with (BUILD / "setup.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two at once the second finds everything in place
-        _set_up(required)
+        _set_up(required, wanted)
 
 
 if __name__ == "__main__":

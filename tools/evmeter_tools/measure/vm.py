@@ -4,11 +4,9 @@ The 32-bit one has the ESP32's big-integer digits and object sizes. Debian's sid
 has it; its version is told with the figures.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tarfile
@@ -19,10 +17,6 @@ from evmeter_tools.host_device import micropython, micropython_path
 from evmeter_tools.paths import BUILD, ROOT
 
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
-_FOLDER = BUILD / "micropython32"
-_PACKAGES = ("micropython", "libc6", "libffi8", "libmbedcrypto16", "libmbedtls21",
-             "libmbedx509-7")
-_SUITES = ("trixie", "sid")
 # name on PyPI -> version, hash of its archive, where in it the modules lie
 _PEERS = {
     "micropython-modbus": (
@@ -88,62 +82,32 @@ def host():
     return Vm([str(program)], 64)
 
 
-def _debian():
+def _setup():
     sys.path.insert(0, str(ROOT / "tools" / "setup"))
-    import debian
+    import bootstrap
 
-    return debian
-
-
-@contextlib.contextmanager
-def _apt_for_i386():
-    configuration = BUILD / "micropython32.conf"
-    configuration.write_text('APT::Architecture "i386";\nAPT::Architectures "i386";\n')
-    before = os.environ.get("APT_CONFIG")
-    os.environ["APT_CONFIG"] = str(configuration)
-    try:
-        yield
-    finally:
-        del os.environ["APT_CONFIG"]
-        if before is not None:
-            os.environ["APT_CONFIG"] = before
-
-
-def _unpacked(debian):
-    loader = debian.loader(_FOLDER)
-    if loader is None:
-        return None
-    vm = Vm([str(loader), "--library-path", str(loader.parent),
-             str(_FOLDER / "usr/bin/micropython")], 32)
-    return vm if vm.works else None
+    return bootstrap
 
 
 def present():
     """The 32-bit MicroPython that was fetched before, or None."""
-    return _unpacked(_debian()) if _FOLDER.is_dir() else None
+    command = _setup().command32()
+    machine = Vm(command, 32) if command else None
+    return machine if machine and machine.works else None
 
 
 def small():
     """(a 32-bit MicroPython or None, why there is none)."""
-    if platform.machine() not in ("x86_64", "i686"):
-        return None, "this machine runs no i386 programs"
-    debian = _debian()
-    vm = _unpacked(debian)
-    if vm:
-        return vm, ""
-    print("fetching a 32-bit MicroPython into %s" % _FOLDER.name, file=sys.stderr, flush=True)
-    reason = "it does not run here"
-    for suite in _SUITES:
-        try:
-            with _apt_for_i386():
-                debian.fetch(suite, _PACKAGES, _FOLDER, ("micropython", "libc6"))
-        except debian.FetchError as error:
-            reason = str(error)
-            continue
-        vm = _unpacked(debian)
-        if vm:
-            return vm, ""
-    return None, reason
+    machine = present()
+    if machine:
+        return machine, ""
+    print("fetching a 32-bit MicroPython", file=sys.stderr, flush=True)
+    setup = _setup()
+    try:
+        setup.micropython32()
+    except (setup.SetupError, setup.debian.FetchError, OSError) as error:
+        return None, str(error)
+    return present(), "it does not run here"
 
 
 def peer(name="micropython-modbus"):
