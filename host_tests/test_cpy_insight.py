@@ -108,12 +108,18 @@ def test_utilisation_has_three_names_and_each_its_own_value():
                     ("finished_estimated", 2 * HOUR_MS)])
     strange = made(begin_ms, begin_ms + HOUR_MS, device="not-a-station")
     table = use.utilisation([session, strange], begin_ms, begin_ms + DAY_MS,
-                            {"d1": 11_000_000, "d2": 22_000_000}, down_ms=4 * HOUR_MS)
+                            {"d1": 11_000_000, "d2": 22_000_000}, down_ms={"d1": 4 * HOUR_MS})
     rows = {row["definition"]: row for row in table.dicts()}
     assert [(row["part"], row["whole"], row["share_permille"], row["adjusted_permille"])
             for row in rows.values()] == [
         (3 * 3600, 48 * 3600, 63, 68), (6 * 3600, 48 * 3600, 125, 136),
-        (21 * KWH, 792 * KWH, 27, 29)]
+        (21 * KWH, 792 * KWH, 27, 28)]
+    assert not table.notes
+    # of a station whose power is not known, the energy is in no share
+    table = use.utilisation([session], begin_ms, begin_ms + DAY_MS, {"d1": 0, "d2": 22_000_000})
+    assert [(row["part"], row["whole"]) for row in table.dicts()] == [
+        (3 * 3600, 48 * 3600), (6 * 3600, 48 * 3600), (0, 528 * KWH)]
+    assert table.notes[0].startswith("1 of 2 stations")
 
 
 def test_periods_cut_sessions_and_neighbouring_ones_add_up():

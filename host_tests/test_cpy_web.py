@@ -450,8 +450,9 @@ def test_outages_of_the_device_status_count_unless_an_operator_says_why_not(web)
     assert minutes() == {"": 60 + 30}
     ann.put("/api/v1/chargers/cp-2", json={"label": "", "site": "", "evse_id": "",
                                            "rated_w": 11000})
-    whole, *_ = vic.get("/api/v1/insight/utilisation" + query).json()["rows"]
+    whole, _, energy = vic.get("/api/v1/insight/utilisation" + query).json()["rows"]
     assert whole["whole"] == 10_800
+    assert energy["whole"] == 33_000_000
     path = "/api/v1/chargers/cp-2/exclusions"
     form = {"from_s": at // 1000 + 900, "to_s": at // 1000 + 7_200 + 600, "reason": "internet",
             "note": "provider"}
@@ -464,6 +465,23 @@ def test_outages_of_the_device_status_count_unless_an_operator_says_why_not(web)
     assert ann.delete("%s/%d" % (path.replace("cp-2", "cp-1"), number)).status_code == 404
     assert ann.delete("%s/%d" % (path, number)).status_code == 200
     assert minutes() == {"": 90}
+
+
+def test_a_charger_without_a_rated_power_counts_by_its_time(web):
+    at = 1_790_000_000_000
+    ann = web.client("ann")
+    query = "/api/v1/insight/utilisation?from_ms=%d&to_ms=%d" % (at, at + 3_600_000)
+
+    def found():
+        answer = ann.get(query).json()
+        return [row["whole"] for row in answer["rows"]], answer["notes"]
+
+    count = len(web.devices)
+    note = "%d of %d stations have no rated power: their time counts, their energy does not"
+    assert found() == ([count * 3600, count * 3600, 0], [note % (count, count)])
+    ann.put("/api/v1/chargers/cp-2", json={"label": "", "site": "", "evse_id": "",
+                                           "rated_w": 11000})
+    assert found() == ([count * 3600, count * 3600, 11_000_000], [note % (count - 1, count)])
 
 
 def test_an_outage_that_goes_on_does_not_reach_into_the_future(web):
@@ -482,7 +500,7 @@ def test_an_outage_that_goes_on_does_not_reach_into_the_future(web):
     assert sum(row["month_outage_min"] for row in rows("uptime")) in (60, 61)
     assert rows("reliability")[0]["mttr_s"] in range(3600, 3660)
     down_s = many.down_s(web.store, ["cp-3"], at // 1000 - 3600, at // 1000 + 3600)
-    assert down_s in range(3599, 3660)
+    assert down_s.keys() == {"cp-3"} and down_s["cp-3"] in range(3599, 3660)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "<-12>12", "CET-1CEST,0,365/167"])

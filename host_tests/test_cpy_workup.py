@@ -109,7 +109,7 @@ def _store(path, devices, mixed=0):
 def _same(store, wanted, zone, from_s, to_s, reports, **scope):
     local = LocalTime(zone)
     names = wanted or [device for device, _ in store.trusted()]
-    rated = {name: watts * 1000 for name, watts in _RATED_W.items() if name in names}
+    rated = {name: _RATED_W.get(name, 0) * 1000 for name in names}
     view = View(local, from_s * 1000, to_s * 1000, rated)
     facts = load(store, sorted(set(names)), period_ms=(view.from_ms, view.to_ms))
     for name in REPORTS:

@@ -68,19 +68,20 @@ def _sessions_of(store, ids):
     return found
 
 
-def utilisation(store, chosen, from_ms, to_ms, rated_mw, down_ms=0):
+def utilisation(store, chosen, from_ms, to_ms, rated_mw, down_ms=None):
     """use.utilisation; only sessions across the period's edges are looked at one by one."""
     found = chosen.of(rated_mw).inside(from_ms, to_ms)
     start_ms, until_ms = found["start_ms"], found["until_ms"]
     is_whole = (start_ms >= from_ms) & (until_ms <= to_ms)
     inner = found.where(is_whole)
-    energy_mwh = inner["energy_mwh"]
-    part = use.time_and_energy(_sessions_of(store, found.ids[~is_whole]), from_ms, to_ms)
+    energy_mwh = inner.of([device for device, mw in rated_mw.items() if mw])["energy_mwh"]
+    part = use.time_and_energy(_sessions_of(store, found.ids[~is_whole]), from_ms, to_ms,
+                               rated_mw)
     charging_ms = _total(inner["charging_ms"]) + part[0]
     occupied_ms = _total(np.minimum(until_ms, to_ms) - np.maximum(start_ms, from_ms))
     return use.utilisation_table(
         charging_ms, occupied_ms, _total(energy_mwh[energy_mwh != UNKNOWN]) + part[2],
-        from_ms, to_ms, rated_mw, down_ms)
+        from_ms, to_ms, rated_mw, down_ms or {})
 
 
 def starts(chosen, zone, from_ms, to_ms):
@@ -187,26 +188,29 @@ def outcomes(chosen, from_ms, to_ms, refused=0):
 
 def refused(store, devices, from_ms, to_ms):
     """How many attempts were refused a session in a period, at some devices or (None) at all."""
-    return _sum(store, sql.select(sql.func.sum(refusals.c["count"])).where(
-        refusals.c.at_ms >= from_ms, refusals.c.at_ms < to_ms), refusals, devices)
+    query = sql.select(sql.func.sum(refusals.c["count"])).where(
+        refusals.c.at_ms >= from_ms, refusals.c.at_ms < to_ms)
+    return sum(int(count or 0) for count, in _rows(store, query, refusals, devices))
 
 
 def down_s(store, devices, from_s, to_s):
-    """Time for which devices were down in a period, summed up."""
+    """{device: time for which it was down in a period}, of some devices or (None) of all; those
+    that were not are left out."""
     def within(value):
         return sql.case((value < from_s, from_s), (value > to_s, to_s), else_=value)
 
     over = sql.func.coalesce(downs.c.to_s, min(to_s, int(time.time())))
-    return _sum(store, sql.select(sql.func.sum(within(over) - within(downs.c.from_s))).where(
-        downs.c.from_s < to_s, over > from_s), downs, devices)
+    query = sql.select(downs.c.device, sql.func.sum(within(over) - within(downs.c.from_s))).where(
+        downs.c.from_s < to_s, over > from_s).group_by(downs.c.device)
+    return {device: int(down) for device, down in _rows(store, query, downs, devices)}
 
 
-def _sum(store, query, table, devices):
+def _rows(store, query, table, devices):
     with store.engine.connect() as connection:
         if devices is None:
-            return int(connection.execute(query).scalar() or 0)
-        return sum(int(connection.execute(query.where(table.c.device.in_(part))).scalar() or 0)
-                   for part in _parts(devices))
+            return connection.execute(query).all()
+        return [row for part in _parts(devices) for row in connection.execute(
+            query.where(table.c.device.in_(part)))]
 
 
 # -- load profile --

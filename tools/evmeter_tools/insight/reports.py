@@ -107,10 +107,9 @@ def _list(facts, view):
 def _utilisation(facts, view):
     outages = _outages(facts, view)
     by_device = uptime.by_device(outages)
-    down_s = sum(uptime.outage_s(by_device.get(device, ()), view.from_ms // 1000,
-                                 view.to_ms // 1000)[0] for device in view.rated_mw)
-    return use.utilisation(_sessions(facts), view.from_ms, view.to_ms, view.rated_mw,
-                           down_s * 1000)
+    down_ms = {device: 1000 * uptime.outage_s(by_device.get(device, ()), view.from_ms // 1000,
+                                              view.to_ms // 1000)[0] for device in view.rated_mw}
+    return use.utilisation(_sessions(facts), view.from_ms, view.to_ms, view.rated_mw, down_ms)
 
 
 def _off_peak(facts, view):

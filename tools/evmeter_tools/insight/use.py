@@ -35,30 +35,38 @@ def energy_inside(session, from_ms, to_ms):
     return session.energy_until(to_ms) - session.energy_until(from_ms)
 
 
-def utilisation(sessions, from_ms, to_ms, rated_mw, down_ms=0):
+def utilisation(sessions, from_ms, to_ms, rated_mw, down_ms=None):
     """Utilisation by its three names. `rated_mw`: {device: rated power, mW} of every station that
-    counts, used or not; `down_ms`: time that all of them together were not available, for the
-    adjusted share. Sessions whose time is unknown count nowhere."""
+    counts, used or not, 0 where it is not known: then its time counts, and its energy in no
+    share; `down_ms`: {device: time in which it was not available}, for the adjusted share.
+    Sessions whose time is unknown count nowhere."""
     return utilisation_table(
         *time_and_energy([session for session in sessions if session.device in rated_mw],
-                         from_ms, to_ms), from_ms, to_ms, rated_mw, down_ms)
+                         from_ms, to_ms, rated_mw), from_ms, to_ms, rated_mw, down_ms or {})
 
 
-def time_and_energy(sessions, from_ms, to_ms):
-    """(charging ms, connected ms, mWh) of sessions within a period."""
+def time_and_energy(sessions, from_ms, to_ms, rated_mw):
+    """(charging ms, connected ms, mWh) of sessions within a period; the energy is that of
+    stations with a rated power."""
     found = [session for session in sessions if _inside(session, from_ms, to_ms)]
     return (sum(session.phase_ms((CHARGING,), from_ms, to_ms) for session in found),
             sum(min(session.stop_ms, to_ms) - max(session.start_ms, from_ms)
                 for session in found),
-            sum(energy_inside(session, from_ms, to_ms) for session in found))
+            sum(energy_inside(session, from_ms, to_ms) for session in found
+                if rated_mw[session.device]))
 
 
-def utilisation_table(charging_ms, occupied_ms, energy_mwh, from_ms, to_ms, rated_mw, down_ms):
+def utilisation_table(charging_ms, occupied_ms, energy_mwh, from_ms, to_ms, rated_mw, downs_ms):
     """The shares that these sums are; see utilisation."""
     period_ms = to_ms - from_ms
     whole_ms = period_ms * len(rated_mw)
+    down_ms = sum(downs_ms.values())
     rated_mwh = sum(rated_mw.values()) * period_ms // _HOUR_MS
-    up_mwh = rated_mwh * max(0, whole_ms - down_ms) // whole_ms if whole_ms else 0
+    up_mwh = (sum(rated_mw.values()) * period_ms - sum(
+        rated_mw[device] * ms for device, ms in downs_ms.items())) // _HOUR_MS
+    unrated = sum(not mw for mw in rated_mw.values())
+    notes = ("%d of %d stations have no rated power: their time counts, their energy does not"
+             % (unrated, len(rated_mw)),) if unrated else ()
     rows = [
         (name, part, whole, share(part, whole), share(part, up), UTILISATION[name])
         for name, part, whole, up in (
@@ -71,7 +79,7 @@ def utilisation_table(charging_ms, occupied_ms, energy_mwh, from_ms, to_ms, rate
         Column("whole", "of", "seconds, or mWh for energy"),
         Column("share_permille", "permille"),
         Column("adjusted_permille", "adj.", "of the time in which the stations were available"),
-        Column("means", "means")), rows)
+        Column("means", "means")), rows, notes)
 
 
 def starts(sessions, zone, from_ms, to_ms):

@@ -108,11 +108,13 @@ class Reports:
         return wanted.view.from_ms, wanted.view.to_ms
 
     def _utilisation(self, wanted, _thin):
-        rated_mw = self._rated_mw(wanted.devices)
+        rated_mw = {**dict.fromkeys(self._names(wanted), 0), **self._rated_mw(wanted.devices)}
         from_ms, to_ms = self._period(wanted)
-        down_s = many.down_s(self._store, rated_mw, from_ms // 1000, to_ms // 1000)
+        down_ms = {device: 1000 * down_s for device, down_s in many.down_s(
+            self._store, wanted.devices, from_ms // 1000, to_ms // 1000).items()
+            if device in rated_mw}
         return many.utilisation(self._store, self._chosen(wanted), from_ms, to_ms, rated_mw,
-                                down_s * 1000)
+                                down_ms)
 
     def _starts(self, wanted, _thin):
         return many.starts(self._chosen(wanted), wanted.view.zone, *self._period(wanted))
@@ -148,6 +150,11 @@ class Reports:
             self._load(wanted), view.zone, *view.off_peak_minutes))
 
     # -- charger by charger --
+
+    def _names(self, wanted):
+        if wanted.devices is not None:
+            return wanted.devices
+        return self._scalars(sql.select(keys.c.device).distinct())
 
     def count(self, wanted):
         """How many chargers it is about."""

@@ -89,8 +89,8 @@ function card(report, query) {
       h("a", { href: `/api/v1/insight/${report.name}.csv?${query}`, download: true }, "CSV")),
     body, !report.rows.length ? h("p", { class: "dim" }, "Nothing in this period.")
       : body ? h("details", {}, h("summary", {}, "As a table"), tableOf(report)) : tableOf(report),
-    report.name === "utilisation" && report.rows.every((row) => !row.whole)
-      ? h("p", { class: "dim" }, "No charger has a rated power yet: set it in its settings.") : null,
+    report.name === "utilisation" && report.notes.length
+      ? h("p", { class: "dim" }, "The rated power is set in a charger's settings.") : null,
     report.chargers > report.limit ? h("p", { class: "dim" },
       `${report.limit} of ${report.chargers} chargers are shown: choose a site, or take the CSV with all of them.`) : null,
     report.notes.map((note) => h("p", { class: "dim" }, note)));
