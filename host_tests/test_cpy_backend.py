@@ -484,6 +484,7 @@ def test_amqtt_serves_where_there_is_no_mosquitto(tmp_path, store):
     (("backend", "run", "--web-listen", "0.0.0.0"), "--tls-cert"),
     (("backend", "run", "--alert", "fax:1"), "CHANNEL:TARGET"),
     (("backend", "export", "out.jsonl"), "nothing is stored"),
+    (("backend", "export"), "nothing is stored"),
     (("emulate", "meter", "unknown"), "eastron_sdm120"),
     (("emulate", "meter", "--port", "/dev/ttyNONE"), "does not exist"),
     (("emulate", "meter", "--baud", "300"), "allowed"),
@@ -498,6 +499,29 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(arguments, word
     assert len(done.stderr.strip().splitlines()) == 1
     assert word in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_copy_or_an_export_that_cannot_be_written_says_so_in_one_line(tmp_path):
+    device = FakeDevice("d")
+    store = Store(tmp_path / "x.sqlite")
+    store.enrol("d", device.key_id, device.spki)
+    store.add([messages.read("d", "rec", device.record(1), store.trusted())])
+    store.close()
+
+    def run(*arguments):
+        return subprocess.run(_command("backend", *arguments, "--db", str(tmp_path / "x.sqlite")),
+                              env=_ENV, cwd=tmp_path, capture_output=True, text=True, check=False,
+                              timeout=60)
+
+    for what in ("backup", "export"):
+        done = run(what, "no-such-folder/copy")
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "no-such-folder/copy" in done.stderr
+    printed = run("export")  # as README has it: > records.jsonl
+    assert printed.returncode == 0
+    assert run("export", "out.jsonl").returncode == 0
+    assert printed.stdout == (tmp_path / "out.jsonl").read_text()
 
 
 @pytest.mark.parametrize("form", ["hex", "HEX", "hex in lines", "PEM"])

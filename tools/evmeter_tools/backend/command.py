@@ -361,6 +361,9 @@ def backup(
     store = open_store(db)
     try:
         store.backup(out)
+    except UserError:
+        out.unlink(missing_ok=True)  # half a copy is none
+        raise
     finally:
         store.close()
     print("copied to %s" % out)

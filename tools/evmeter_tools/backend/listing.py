@@ -82,7 +82,8 @@ def sessions(
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="File to write, one JSON object a line")],
+    out: Annotated[Path | None, typer.Argument(
+        help="File to write, one JSON object a line; printed where left out")] = None,
     db: Database = DEFAULT_DB,
     device: Annotated[str | None, typer.Option(help="Only this device")] = None,
 ):
@@ -93,5 +94,11 @@ def export(
     lines = list(export_lines(open_store(db), device))
     if not lines:
         raise UserError("nothing is stored in %s" % db)
-    out.write_text("\n".join(lines) + "\n")
+    if out is None:
+        print("\n".join(lines))
+        return
+    try:
+        out.write_text("\n".join(lines) + "\n")
+    except OSError as error:
+        raise UserError("%s: %s" % (out, error.strerror)) from None
     print("%d records written to %s" % (len(lines), out))

@@ -418,11 +418,13 @@ class Store:
         """Copy an SQLite database that may be in use, whole, to `path`. Raises UserError."""
         if not self.is_sqlite:
             raise UserError("back up PostgreSQL by pg_dump -Fc, restore by pg_restore")
-        target = sqlite3.connect(path)
-        with self.engine.connect() as connection, target:
-            connection.connection.driver_connection.backup(target)
-        fault = target.execute("PRAGMA integrity_check").fetchone()[0]
-        target.close()
+        try:
+            with contextlib.closing(sqlite3.connect(path)) as target, \
+                    self.engine.connect() as connection:
+                connection.connection.driver_connection.backup(target)
+                fault = target.execute("PRAGMA integrity_check").fetchone()[0]
+        except sqlite3.Error as error:  # no such folder, no right to write there, no room
+            raise UserError("no copy at %s: %s" % (path, error)) from None
         if fault != "ok":
             raise UserError("the copy %s is not sound: %s" % (path, fault))
 
