@@ -17,6 +17,7 @@ from evmeter_tools.backend.sessions import device_report
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight import many
+from evmeter_tools.insight.workup import work_up
 from evmeter_tools.sample.device import SampleDevice
 from evmeter_tools.verify.device import judge
 from evmeter_tools.verify.read import find_all
@@ -395,8 +396,39 @@ def test_the_signed_time_stands_beside_the_true_one(web):
     assert (end["quality"], end["true_ms"], end["told_by"]) == ("S", None, None)
     mine = driver_of.get("/api/v1/driver/" + _link(web, "cp-7-000001", "cp-7")).json()
     assert mine["times"] == found["times"]
+    work_up(web.store)
+    (row,) = [row for row in viewer.get("/api/v1/sessions").json() if row["sid"] == "cp-7-000001"]
+    assert (row["begin_ms"], row["true_begin_ms"]) == (begin["signed_ms"], begin["true_ms"])
     (now,) = viewer.get("/api/v1/chargers/cp-7/sessions/cp-7-000003").json()["times"]
     assert (now["name"], now["quality"], now["true_ms"]) == ("begin", "S", None)
+
+
+def test_a_session_lasts_as_long_as_its_ticks_whatever_its_clock_said(web):
+    # by its clock, which was set in between, it took 26 years
+    device = SampleDevice("cp-7", 946_684_800_000, secret=7, quality="U")
+    device.plug().charge(600).set_clock(843_000_000_000).charge(600)
+    sid = device.sid
+    device.event("close", dur_s=1200, cost=76, cur="EUR", tx="E")
+    device.unplug()
+    device.messages.pop()  # its own, which has no ticks
+    device.store(web.store)
+    link = "/api/v1/driver/" + _link(web, sid, "cp-7")
+    view = web.client().get(link).json()
+    assert view["ended"] and view["end_ms"] - view["begin_ms"] > 843_000_000_000
+    assert (view["elapsed_s"], view["cost_minor"], view["tariff"]) == (
+        1200, 76, {"currency": "EUR"})
+    path = "/api/v1/sessions"
+
+    def row():
+        return next(row for row in web.client("vic").get(path).json() if row["sid"] == sid)
+
+    work_up(web.store)
+    assert row()["duration_s"] == 1200
+    with web.store.engine.begin() as connection:  # no event tells: the true times do
+        connection.execute(sql.delete(t.records).where(
+            t.records.c.device == "cp-7", t.records.c.kind == "close"))
+    view = web.client().get(link).json()
+    assert view["elapsed_s"] in (1199, 1200) and view["cost_minor"] is None
 
 
 # -- reports and bills --

@@ -96,7 +96,8 @@ class Alarm(BaseModel):
 
 
 class SessionRow(BaseModel):
-    """A session as its signed records have it."""
+    """A session as its signed records have it. `duration_s` is of the monotonic clock where the
+    charger told it; `true_begin_ms` is there where its clock was set only after it began."""
 
     device: str
     sid: str
@@ -111,6 +112,8 @@ class SessionRow(BaseModel):
     ok: bool
     tx: str
     changed_at: int
+    duration_s: int | None = None
+    true_begin_ms: int | None = None
 
 
 class Gap(BaseModel):

@@ -16,12 +16,15 @@ from evmeter_tools.backend.tables import (
     states,
 )
 from evmeter_tools.errors import UserError
+from evmeter_tools.insight.derive import read_message
+from evmeter_tools.insight.derive import whole as whole_of
 from evmeter_tools.insight.workup import edges_of
 from evmeter_tools.receipt.content import sheet
 from evmeter_tools.verify.audit import check_entries
 from evmeter_tools.verify.check import check_record
 from evmeter_tools.verify.device import check_all
 from evmeter_tools.verify.parse import KEY_CHANGE, parse_key
+from evmeter_tools.words import is_plain
 
 _MOST_SAMPLES = 400
 _UNIT = 100_000_000  # mWh in a kWh times hundredths in a minor unit
@@ -141,7 +144,7 @@ def view(store, device, sid):
              "times": _times(store, row) if row else [],
              "online": bool(state and state.online), "heard_at": state.heard_at if state else None}
     if row is not None and row.state == "complete":
-        return {**found, **_ended(store, row)}
+        return {**found, **_ended(store, row), **_closing(store, row, found["times"])}
     found["state"] = "ending" if not is_now else state.state if state.online else OFFLINE
     found.update(_running(store, device, sid, state if is_now else None))
     found["tariff"] = tariff_windows(store, device, at) or found["tariff"]
@@ -182,11 +185,31 @@ def _running(store, device, sid, state):
     return found
 
 
+def _closing(store, row, times):
+    """What the event of a session's end tells beside the records: how long it took by the
+    monotonic clock, and the charger's own sum, for information. Without it the time between begin
+    and end counts, where both are known."""
+    with store.engine.connect() as connection:
+        event = connection.execute(sql.select(records.c.payload).where(
+            records.c.device == row.device, records.c.sid == row.sid, records.c.stream == "evt",
+            records.c.kind == "close", records.c.verdict == "ok").order_by(
+                records.c.seq.desc()).limit(1)).first()
+    message = read_message(event) if event else {}
+    length_s = whole_of(message, "dur_s")
+    if length_s is None or length_s < 0:
+        known = [each["true_ms"] or each["signed_ms"] for each in times
+                 if each["true_ms"] or each["quality"] != "U"]
+        length_s = (known[1] - known[0]) // 1000 if len(known) == 2 else None
+    found = {"elapsed_s": length_s, "cost_minor": whole_of(message, "cost"), "tariff": {}}
+    if is_plain(message.get("cur"), 3):
+        found["tariff"] = {"currency": message["cur"]}
+    return found
+
+
 def _ended(store, row):
     judged = verdict(store, row.device, row.sid)
     found = {"ended": True, "state": "ended", "words": "Session ended", "progress": "",
-             "end_ms": row.end_ms, "energy_mwh": row.energy_mwh, "gap_mwh": row.gap_mwh,
-             "tariff": {}}
+             "end_ms": row.end_ms, "energy_mwh": row.energy_mwh, "gap_mwh": row.gap_mwh}
     if judged is None:  # an older backend took records that name no session
         return {**found, "billable": False}
     content = sheet(judged, True)

@@ -16,6 +16,7 @@ from evmeter_tools.backend.tables import (
     gaps,
     keys,
     quarantine,
+    session_facts,
     sessions,
     sites,
     spans,
@@ -146,9 +147,16 @@ def exists(store, device):
 
 def session_rows(store, device="", limit=100, before_ms=None):
     """Sessions, newest first, from their signed records: `limit`, and those that began in the
-    same ms as the last of these, which the next page would not have."""
-    query = sql.select(sessions).order_by(sessions.c.begin_ms.desc(), sessions.c.device,
-                                          sessions.c.sid)
+    same ms as the last of these, which the next page would not have. How long one took, and its
+    true begin where its clock was set later, are there once it was worked up."""
+    query = sql.select(
+        sessions, sql.case((sessions.c.state == "complete", sql.func.coalesce(
+            session_facts.c.duration_s, session_facts.c.occupied_ms // 1000))).label("duration_s"),
+        sql.case((session_facts.c.start_corrected == 1, session_facts.c.start_ms)).label(
+            "true_begin_ms")).outerjoin(session_facts, sql.and_(
+                session_facts.c.device == sessions.c.device,
+                session_facts.c.sid == sessions.c.sid)).order_by(
+                    sessions.c.begin_ms.desc(), sessions.c.device, sessions.c.sid)
     if device:
         query = query.where(sessions.c.device == device)
     page = query if before_ms is None else query.where(sessions.c.begin_ms < before_ms)

@@ -22,7 +22,8 @@ function times(view, name, words) {
 function figures(view) {
   if (view.ended) {
     return [...times(view, "begin", "Began"), ...times(view, "end", "Ended"),
-      ...fact("Duration", span((view.end_ms - view.begin_ms) / 1000)),
+      ...fact("Duration", view.elapsed_s === null ? null : span(view.elapsed_s)),
+      ...fact("Cost, for information", view.cost_minor === null ? null : money(view.cost_minor, view.tariff.currency)),
       ...(view.gap_mwh ? fact("Of this unseen", `${kwh(view.gap_mwh)} kWh`) : [])];
   }
   const charging = view.progress === "charging";

@@ -16,13 +16,13 @@ const go = (session) => ({ class: "go", on: { click: () => location.assign(hrefO
 
 /** A row for the page of one charger. */
 export const shortRow = (session) => h("tr", go(session),
-  h("td", {}, h("a", { href: hrefOf(session) }, shortly(session.begin_ms)), h("small", {}, session.sid)),
+  h("td", {}, h("a", { href: hrefOf(session) }, shortly(session.true_begin_ms ?? session.begin_ms)), h("small", {}, session.sid)),
   h("td", { class: "number" }, energy(session), h("small", {}, verdict(session))));
 
 const row = (session) => h("tr", go(session),
   h("td", {}, h("a", { href: hrefOf(session) }, session.sid)), h("td", {}, verdict(session)),
-  h("td", {}, shortly(session.begin_ms)), h("td", { class: "number" }, energy(session)),
-  h("td", { class: session.end_ms ? null : "blank" }, session.end_ms ? span((session.end_ms - session.begin_ms) / 1000) : "–"));
+  h("td", {}, shortly(session.true_begin_ms ?? session.begin_ms)), h("td", { class: "number" }, energy(session)),
+  h("td", { class: session.duration_s === null ? "blank" : null }, session.duration_s === null ? "–" : span(session.duration_s)));
 
 function show() {
   put("#sessions tbody", rows.length ? rows.map(row)
