@@ -128,7 +128,8 @@ def test_the_nevi_set_of_a_quarter():
     facts = {"d-1": facts_of(sample())}
     outages = [Outage("d-1", BEGIN_MS // 1000 - 7200, BEGIN_MS // 1000 - 3600, "grid", "utility"),
                Outage("d-1", 0, 60)]
-    sessions, uptime, spans = nevi.nevi(facts, "2026Q3", UTC, outages, {"d-1": "yard"})
+    sessions, uptime, spans = nevi.nevi(facts, "2026Q3", UTC, outages, {"d-1": "yard"},
+                                        now_s=BEGIN_MS // 1000 + 40 * 86400)
     first, second = sessions.dicts()
     assert (first["station"], first["port"], first["payment_method"]) == (
         "yard", "d-1", "RFID card")
@@ -138,8 +139,15 @@ def test_the_nevi_set_of_a_quarter():
         "22.000000", "11.000000", "")
     assert (second["energy_kwh"], second["error_codes"], second["payment_method"]) == (
         "3.500000", "power_fail", "none")
+    # of the months before its first record nothing is known
     assert [(row["month"], row["t_excluded_min"]) for row in uptime.dicts()] == [
-        ("2026-07", 0), ("2026-08", 0), ("2026-09", 60)]
+        ("2026-09", 60)]
+    # nor is anything of those that are to come
+    at_s = BEGIN_MS // 1000 + 40 * 86400
+    _, uptime, _ = nevi.nevi(facts, "2026Q4", UTC, now_s=at_s)
+    assert [row["month"] for row in uptime.dicts()] == ["2026-10", "2026-11"]
+    _, uptime, _ = nevi.nevi(facts, "2027Q1", UTC, now_s=at_s)
+    assert uptime.rows == []
     assert [row["excluded"] for row in spans.dicts()] == ["utility"]
     assert nevi.nevi(facts, "2026Q2", UTC)[0].rows == []
     for wrong in ("2026", "Q3", "2026Q5", "2026-Q3", "20.6Q1"):

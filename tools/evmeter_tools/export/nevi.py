@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 from evmeter_tools.errors import UserError
 from evmeter_tools.insight.demand import peak_mw
-from evmeter_tools.insight.reports import known, recorded_outages
+from evmeter_tools.insight.reports import known, recorded_outages, since
 from evmeter_tools.insight.session import SUCCESS
 from evmeter_tools.insight.table import Column, Table
-from evmeter_tools.insight.uptime import month_period, uptime
+from evmeter_tools.insight.uptime import begun, month_period, uptime
 
 _PAYMENT = {"ISO14443": "RFID card", "ISO15693": "RFID card", "EMAID": "plug and charge",
             "EVCCID": "plug and charge", "ISO7812": "payment card", "PHONE_NUMBER": "phone",
@@ -38,9 +38,10 @@ def _kilo(value):
     return None if value is None else "%d.%06d" % divmod(value, 1_000_000)
 
 
-def nevi(facts, quarter, zone, outages=(), sites=None):
+def nevi(facts, quarter, zone, outages=(), sites=None, now_s=None):
     """[sessions, uptime, outages] of a quarter "2026Q3" as Tables. `outages` are uptime.Outage
-    beside those that the device's records show; `sites`: {device: site}."""
+    beside those that the device's records show; `sites`: {device: site}. The uptime is that of
+    months that have begun by `now_s` (Unix s; None: now) and of which something is known."""
     months = quarter_months(quarter)
     sites = sites or {}
     from_s, to_s = month_period(months[-1], zone, 3)
@@ -76,7 +77,7 @@ def nevi(facts, quarter, zone, outages=(), sites=None):
             Column("energy_kwh", "kWh", "verified; empty where not"),
             Column("peak_kw", "peak kW", "highest power of the intervals it touches"),
             Column("payment_method", "payment")), rows),
-        uptime(all_outages, known(facts), months, zone),
+        uptime(all_outages, known(facts), begun(months, zone, now_s), zone, since(facts)),
         Table("nevi_outages", "Outages of %s" % quarter, (
             *place, Column("start_utc", "begin"), Column("end_utc", "end"),
             Column("outage_min", "minutes"), Column("excluded", "excluded as"),

@@ -60,6 +60,7 @@ class DeviceFacts:
     offers      (messages, mW, offered mW), sums while a car charged
     exclusions  [(Unix s, Unix s, reason)]: outages in it do not count, by an operator's word
     is_seen     whether the backend has ever heard a word of it that is not stored
+    since_s     the first that its records and load profile tell, Unix s; None where they do not
     """
 
     device: str
@@ -78,6 +79,11 @@ class DeviceFacts:
     offers: tuple = (0, 0, 0)
 
     is_seen: bool = False
+    since_s: int | None = None
+
+    def tells_of(self, at_s):
+        """Something is known of that time."""
+        self.since_s = at_s if self.since_s is None else min(self.since_s, at_s)
 
     @property
     def is_known(self):
@@ -152,14 +158,23 @@ def _one_key(facts, key_id, pairs, times, alive_ms, open_alarms):
             counts = {}
             if last_ms is not None:
                 alive_ms[key_id, row.seq] = last_ms
-        if row.kind == "alarm" and row.stream == "evt" and row.verdict == "ok":
+        is_alarm = row.kind == "alarm" and row.stream == "evt" and row.verdict == "ok"
+        if is_alarm:
             take_alarm(facts, message, at_ms, open_alarms, counts)
-        if row.verdict == "ok" and whole(message, "out_mwh"):
+        is_outside = row.verdict == "ok" and whole(message, "out_mwh")
+        if is_outside:
             facts.outside.append((at_ms, message["out_mwh"]))
         if row.stream == "ivl" and row.verdict == "ok":
-            facts.intervals += read_intervals(facts.device, message)
-        if row.stream == "rec" and message.get("tq") != "U":
+            read = read_intervals(facts.device, message)
+            facts.intervals += read
+            for each in read:
+                if each.quality != "clock":
+                    facts.tells_of(each.start_s)
+        is_dated = row.stream == "rec" and message.get("tq") != "U"
+        if is_dated:
             facts.latency_ms.append(max(0, row.received_at - message["ts"] * 1000))
+        if row.kind == "boot" or is_alarm or is_outside or is_dated:
+            facts.tells_of(at_ms // 1000)
         last_ms = at_ms
 
 

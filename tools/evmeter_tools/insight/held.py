@@ -79,6 +79,11 @@ def held_facts(store, devices, from_ms, to_ms, sessions=True):
                 facts[row[0]].sessions.append(HeldSession(dict(zip(names, row, strict=True))))
         for row in connection.execute(sql.select(t.covers).where(t.covers.c.device.in_(devices))):
             facts[row.device].intervals.append(covering(row))
+            facts[row.device].tells_of(row.from_s)
+        for device, first_ms in connection.execute(sql.select(
+                t.happenings.c.device, sql.func.min(t.happenings.c.at_ms)).where(
+                    t.happenings.c.device.in_(devices)).group_by(t.happenings.c.device)):
+            facts[device].tells_of(int(first_ms) // 1000)
         for row in rows(t.alarm_spans):
             facts[row["device"]].alarms.append((row["code"], row["from_s"], row["to_s"]))
         for row in rows(t.refusals, t.refusals.c.at_ms >= from_ms, t.refusals.c.at_ms < to_ms):

@@ -92,6 +92,11 @@ def recorded_outages(own, until_s):
     return uptime.excluding(found, own.exclusions) if own.exclusions else found
 
 
+def since(facts):
+    """{device: Unix s of the first that is known of it}, see uptime.uptime."""
+    return {name: own.since_s for name, own in facts.items() if own.since_s is not None}
+
+
 def known(facts):
     """The devices of which something was ever heard, by name."""
     return sorted(name for name, own in facts.items() if own.is_known)
@@ -153,7 +158,8 @@ REPORTS = {
     "voltage": lambda facts, _view: stations.supply(facts),
     "delivered": lambda facts, _view: stations.offers(facts),
     "uptime": lambda facts, view: uptime.uptime(
-        _outages(facts, view), known(facts), view.months(), view.zone),
+        _outages(facts, view), known(facts), uptime.begun(view.months(), view.zone), view.zone,
+        since(facts)),
     "outages": lambda facts, view: uptime.reasons(
         _outages(facts, view), sorted(facts), view.from_ms // 1000, view.to_ms // 1000),
     "reliability": lambda facts, view: uptime.reliability(

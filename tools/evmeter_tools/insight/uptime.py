@@ -7,6 +7,7 @@ a leap year too.
 """
 
 import csv
+import time
 from dataclasses import dataclass
 from datetime import date
 
@@ -168,6 +169,12 @@ def month_period(month, zone, months=1):
     return (zone.midnight_s(_first(month, months - 1)), zone.midnight_s(_first(month, -1)))
 
 
+def begun(months, zone, now_s=None):
+    """Those of the months that have begun: of what is still to come nobody knows the uptime."""
+    now_s = int(time.time()) if now_s is None else now_s
+    return [month for month in months if month_period(month, zone)[0] <= now_s]
+
+
 def uptime_mpercent(down_s, excluded_s):
     """Uptime of a year in thousandths of a percent, rounded half up."""
     return share(YEAR_S - (down_s - excluded_s), YEAR_S, 100_000)
@@ -178,13 +185,18 @@ def meets(down_s, excluded_s):
     return 100 * (YEAR_S - (down_s - excluded_s)) > LEAST_PERCENT * YEAR_S
 
 
-def uptime(outages, devices, months, zone):
-    """Uptime of each device for each month "2026-03", over the twelve months that end with it."""
+def uptime(outages, devices, months, zone, since_s=None):
+    """Uptime of each device for each month "2026-03", over the twelve months that end with it.
+    A month that ends before the first that is known of a device has none: `since_s` {device:
+    Unix s}."""
     rows = []
     outages_of = by_device(outages)
+    since_s = since_s or {}
     for device in devices:
         own = outages_of.get(device, ())
         for month in months:
+            if month_period(month, zone)[1] <= since_s.get(device, 0):
+                continue
             down_s, excluded_s = outage_s(own, *month_period(month, zone, 12))
             inside_s, _ = outage_s(own, *month_period(month, zone))
             rows.append((device, month, (down_s + 30) // 60, (excluded_s + 30) // 60,
