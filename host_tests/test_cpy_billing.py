@@ -340,6 +340,20 @@ def test_gap_energy_is_in_no_cdr_before_the_operator_says_so():
     assert euro(after)[0] > euro(before)[0]
 
 
+def test_a_session_of_nothing_but_gap_energy_costs_no_fee_before_it_is_confirmed():
+    session = session_of(gap())
+    session.gap_mwh = session.energy_mwh
+    session.gaps = []
+    decisions = GapDecisions()
+    for decision in (PENDING, WAIVED):
+        if decision != PENDING:
+            decisions.decide("d-1", session.sid, session.gap_mwh, decision)
+        with pytest.raises(Held, match="all of its energy is gap energy"):
+            Billing(operator(), decisions).cdr(session, NOW_MS)
+    decisions.decide("d-1", session.sid, session.gap_mwh, CONFIRMED)
+    assert Billing(operator(), decisions).cdr(session, NOW_MS)["total_energy"] == Decimal("4.1")
+
+
 @pytest.mark.parametrize(("gaps", "ended_by", "day_wh", "night_wh"), [
     ([(10, 100_000)], "E", 10_900, 33_000), ([(2 * HOUR_S, 100_000)], "E", 11_000, 32_900),
     ([(10, 60_000), (2 * HOUR_S, 40_000)], "E", 10_940, 32_960),

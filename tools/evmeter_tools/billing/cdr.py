@@ -93,6 +93,11 @@ class Billing:
         if session.gap_mwh and self._gap == "hold" and self._decision(session) == PENDING:
             raise Held("%d mWh of gap energy wait for the operator" % session.gap_mwh)
 
+        if session.gap_mwh and session.gap_mwh == session.energy_mwh and (
+                self._decision(session) != CONFIRMED):
+            # there is nothing to bill then, and a fee for the session alone is nobody's to pay
+            raise Held("all of its energy is gap energy that the operator has not confirmed")
+
     def _decision(self, session):
         return self._decisions.decision(session.device, session.sid, session.gap_mwh)
 

@@ -100,8 +100,10 @@ _LOCATION = {
     "city": (1, _text(45)), "postal_code": (0, _text(10)), "state": (0, _text(20)),
     "country": (1, _match("[A-Z]{3}", "no ISO 3166 alpha-3 code")),
     "coordinates": (1, {
-        "latitude": (1, _match(r"-?[0-9]{1,2}\.[0-9]{5,7}", "no latitude as 51.047599")),
-        "longitude": (1, _match(r"-?[0-9]{1,3}\.[0-9]{5,7}", "no longitude as 3.729944"))}),
+        "latitude": (1, _match(
+            r"-?[0-9]{1,2}\.[0-9]{5,7}", "no latitude as 51.047599, with 5 to 7 decimals")),
+        "longitude": (1, _match(
+            r"-?[0-9]{1,3}\.[0-9]{5,7}", "no longitude as 3.729944, with 5 to 7 decimals"))}),
     "evse_uid": (1, _ci(36)), "evse_id": (1, _ci(48)), "connector_id": (1, _ci(36)),
     "connector_standard": (1, _one_of(CONNECTORS)),
     "connector_format": (1, _one_of(("SOCKET", "CABLE"))),
