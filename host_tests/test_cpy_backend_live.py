@@ -590,13 +590,17 @@ def test_operators_are_told_at_once_and_others_where_nobody_acts(store, device):
     assert len(_all(store, t.outbox)) == 2
 
 
-def test_what_cannot_be_sent_is_tried_again_later(store, device):
+def test_what_cannot_be_sent_is_tried_again_later(store, device, caplog):
     outbox = Outbox(store, Channels(operators=(("webhook", "http://127.0.0.1:1/a"),
                                                ("webhook", "file:///etc/passwd"),
                                                ("email", "a@example.org"))))
     _note(store, device)
     outbox.escalate()
     assert outbox.round() == 0
+    # whoever looks after the backend learns that nobody was told
+    told = [record.getMessage() for record in caplog.records if record.name == "evmeter.outbox"]
+    assert sorted(text.split(" not sent, tried again: ")[0] for text in told) == [
+        "email", "webhook", "webhook"]
     rows = _all(store, t.outbox)
     assert all(row.sent_at is None and row.attempts == 1 and row.next_at > now_ms()
                for row in rows)

@@ -65,9 +65,12 @@ def _external(broker, user, ca):
 def _own(folder, port, listen, tls, is_open):
     """A broker of our own, started, and how to log in at it."""
     credentials = None
-    if find_mosquitto() and not is_open:
-        credentials = Credentials(folder)
-    broker = Broker(folder, port, credentials=credentials, listen=listen, tls=tls).start()
+    try:
+        if find_mosquitto() and not is_open:
+            credentials = Credentials(folder)
+        broker = Broker(folder, port, credentials=credentials, listen=listen, tls=tls).start()
+    except OSError as error:
+        raise UserError("--dir %s: %s" % (folder, error.strerror or error)) from None
     if not credentials:
         return broker, Address(HOST, broker.inside)
     return broker, Address(HOST, broker.inside, COLLECTOR, credentials.collector_password)
@@ -79,7 +82,14 @@ def _channels(smtp, sender, ntfy, alert, escalate, after_s):
         escalation=tuple(map(pair, escalate)), escalate_after_s=after_s,
         smtp_user=os.environ.get("EVMETER_SMTP_USER", ""),
         smtp_password=os.environ.get("EVMETER_SMTP_PASSWORD", ""),
-        smtp_starttls=bool(os.environ.get("EVMETER_SMTP_USER")))
+        smtp_starttls=bool(os.environ.get("EVMETER_SMTP_USER"))).check()
+
+
+def _public(url):
+    """What drivers reach the pages by, if it can be that."""
+    if url and not url.startswith(("http://", "https://")):
+        raise UserError("--public-url %s: give it with https://" % url)
+    return url
 
 
 def _beyond(address, tls, proxied):
@@ -111,7 +121,8 @@ def _pair_of_files(certificate, key):
 
 def run(
     db: Database = DEFAULT_DB,
-    port: Annotated[int, typer.Option(help="Port of the broker that is started")] = 1883,
+    port: Annotated[int, typer.Option(
+        min=1, max=65535, help="Port of the broker that is started")] = 1883,
     broker: Annotated[
         str | None, typer.Option(help="host:port of a broker that runs already")] = None,
     broker_user: Annotated[
@@ -125,7 +136,8 @@ def run(
         bool, typer.Option("--no-login", help="A broker for a bench: anybody may log in")] = False,
     share: Annotated[
         str | None, typer.Option(help="Group of replicas that share the work (MQTT 5)")] = None,
-    web_port: Annotated[int, typer.Option(help="Port of the pages; 0: none")] = 8080,
+    web_port: Annotated[int, typer.Option(
+        min=0, max=65535, help="Port of the pages; 0: none")] = 8080,
     web_listen: _WebListen = HOST,
     public_url: _PublicUrl = "",
     tls_cert: _TlsCert = None,
@@ -162,6 +174,7 @@ def run(
     tls = _pair_of_files(tls_cert, tls_key)
     _beyond(web_listen, tls, behind_proxy)
     channels = _channels(smtp, mail_from, ntfy, alert or (), escalate or (), escalate_after_s)
+    public_url, settings = _public(public_url), _operator(operator)
     store = open_store(db)
     if share and store.is_sqlite:
         raise UserError("--share needs --db postgresql://...: SQLite serves one process")
@@ -191,7 +204,7 @@ def run(
 
             server = Server(store, Settings(
                 channels=channels, public_url=public_url, secure=bool(tls or behind_proxy),
-                **_operator(operator)), web_listen, web_port, tls)
+                **settings), web_listen, web_port, tls)
             server.start()
             stack.callback(server.stop)
             print("pages at %s" % server.url, flush=True)
@@ -244,7 +257,8 @@ def user(
 
 def web(
     db: Database = DEFAULT_DB,
-    web_port: Annotated[int, typer.Option(help="Port of the pages")] = 8080,
+    web_port: Annotated[int, typer.Option(
+        min=1, max=65535, help="Port of the pages")] = 8080,
     web_listen: _WebListen = HOST,
     public_url: _PublicUrl = "",
     tls_cert: _TlsCert = None,
@@ -264,7 +278,7 @@ def web(
     _beyond(web_listen, tls, behind_proxy)
     store = open_store(db)
     server = Server(store, Settings(
-        channels=Channels(smtp=smtp, ntfy=ntfy), public_url=public_url,
+        channels=Channels(smtp=smtp, ntfy=ntfy).check(), public_url=_public(public_url),
         secure=bool(tls or behind_proxy), **_operator(operator)), web_listen, web_port, tls)
     ended = _until_told()
     server.start()

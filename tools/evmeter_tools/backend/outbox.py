@@ -3,6 +3,7 @@
 import email.message
 import http.client
 import json
+import logging
 import smtplib
 import ssl
 import time
@@ -16,6 +17,9 @@ from evmeter_tools.backend import notices
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.backend.tables import alarms, outbox
 from evmeter_tools.errors import UserError
+from evmeter_tools.words import clean
+
+log = logging.getLogger("evmeter.outbox")
 
 CHANNELS = ("email", "webhook", "ntfy")
 _TIMEOUT_S = 10
@@ -23,6 +27,7 @@ _FIRST_PAUSE_MS = 5_000
 _LONGEST_PAUSE_MS = 3_600_000
 _GIVE_UP_MS = 86_400_000
 _AT_ONCE = 20
+_WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,23 @@ class Channels:
     operators: tuple = field(default=())
     escalation: tuple = field(default=())
     escalate_after_s: int = 300
+
+    def check(self):
+        """The channels themselves. Raises UserError where they could tell nobody."""
+        host, _, port = self.smtp.rpartition(":")
+        if self.smtp and not (host and port.isascii() and port.isdigit()
+                              and 0 < int(port) < 65536):
+            raise UserError("--smtp %s: give it as host:port" % self.smtp)
+        if self.ntfy and not self.ntfy.startswith(_WEB):
+            raise UserError("--ntfy %s: give the server's address, with https://" % self.ntfy)
+        for channel, target in (*self.operators, *self.escalation):
+            if channel == "webhook":
+                if not target.startswith(_WEB):
+                    raise UserError("webhook:%s: give an address with https://" % target)
+            elif channel not in self.usable():
+                raise UserError("%s:%s needs --%s, the server that sends it"
+                                % (channel, target, "smtp" if channel == "email" else "ntfy"))
+        return self
 
     def usable(self):
         """The channels that a driver may choose: never a URL of his own, which the backend would
@@ -64,7 +86,7 @@ _opener = urllib.request.build_opener(_NoRedirect)
 
 
 def _post(url, body, headers):
-    if not url.startswith(("http://", "https://")):
+    if not url.startswith(_WEB):
         raise OSError("no http or https address")
     request = urllib.request.Request(url, body, headers, method="POST")  # noqa: S310 - checked
     with _opener.open(request, timeout=_TIMEOUT_S) as answer:
@@ -134,6 +156,10 @@ class Outbox:
         if error and at - note.created_at < _GIVE_UP_MS:
             pause_ms = min(_FIRST_PAUSE_MS << min(note.attempts, 10), _LONGEST_PAUSE_MS)
             values.update(sent_at=None, next_at=at + pause_ms)
+        if error and (not note.attempts or values["sent_at"]):
+            log.warning("%s not sent, %s: %s: %s", note.channel,
+                        "given up" if values["sent_at"] else "tried again", clean(note.subject),
+                        clean(error))
         with self._store.engine.begin() as connection:
             connection.execute(sql.update(outbox).where(outbox.c.id == note.id).values(values))
 
