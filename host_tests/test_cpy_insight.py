@@ -144,6 +144,10 @@ def test_a_session_whose_time_is_not_known_counts_nowhere():
     assert [row["part"] for row in use.utilisation(sessions, *period, {"d1": KWH}).dicts()] == [
         0, 0, 0]
     assert use.concurrency(sessions, UTC_ZONE, *period, 1).dicts()[0]["cars"] == 0
+    table = use.distribution(sessions, *period)
+    assert table.dicts()[0]["count"] == 0
+    assert table.notes == ("1 sessions with %d mWh have no known time and are left out"
+                           % sessions[0].energy_mwh,)
 
 
 @pytest.mark.parametrize(("day", "quarters_at_2", "quarters_in_all"), [

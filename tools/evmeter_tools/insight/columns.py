@@ -61,8 +61,9 @@ class Columns:
             self._refresh()
             columns = dict(self.columns)
             known = np.flatnonzero(columns["known"])
+            timeless = np.flatnonzero(columns["complete"] & ~columns["known"])
             return Selection(columns, known, dict(self._devices), tuple(self._names),
-                             self._splits)
+                             self._splits, timeless)
 
     def _refresh(self):
         query = sql.select(*_SOURCE)
@@ -105,14 +106,16 @@ class Columns:
 
 
 class Selection:
-    """Some of the sessions: `ids` are their rows' numbers in the table session_fact."""
+    """Some of the sessions: `ids` are their rows' numbers in the table session_fact. Those that
+    have ended and whose time is not known stand apart, `timeless`."""
 
-    def __init__(self, columns, ids, devices, names, splits):
+    def __init__(self, columns, ids, devices, names, splits, timeless):
         self._columns = columns
         self.ids = ids
         self._devices = devices
         self.names = names
         self.splits = splits
+        self._timeless = timeless
 
     def __len__(self):
         return len(self.ids)
@@ -123,13 +126,20 @@ class Selection:
 
     def where(self, mask):
         """Those for which the mask holds."""
-        return Selection(self._columns, self.ids[mask], self._devices, self.names, self.splits)
+        return Selection(self._columns, self.ids[mask], self._devices, self.names, self.splits,
+                         self._timeless)
+
+    def timeless(self):
+        """(number, mWh) of the ended sessions of these devices that are in no period."""
+        return len(self._timeless), int(self._columns["energy_mwh"][self._timeless].sum())
 
     def of(self, devices):
         """Those of some devices."""
         chosen = np.zeros(len(self._devices), np.bool_)
         chosen[[self._devices[name] for name in devices if name in self._devices]] = True
-        return self.where(chosen[self["device"]])
+        found = self.where(chosen[self["device"]])
+        found._timeless = self._timeless[chosen[self._columns["device"][self._timeless]]]
+        return found
 
     def begun(self, from_ms, to_ms):
         """Those that begin in a period."""

@@ -154,7 +154,7 @@ def distribution(chosen, from_ms, to_ms):
                                         duration_s)),
         _figures("charging_s", charging_ms // 1000),
         _figures("mean_power_mw", (energy_mwh - found["gap_mwh"])[charged] * _HOUR_MS
-                 // charging_ms[charged])])
+                 // charging_ms[charged])], *chosen.timeless())
 
 
 def tariff_split(chosen, from_ms, to_ms):

@@ -164,7 +164,9 @@ def concurrency_table(zone, most, at_most_ms, first_ms, places):
 
 def distribution(sessions, from_ms, to_ms):
     """Energy, duration, charging time and mean power of the verified sessions that begin in the
-    period and have ended."""
+    period and have ended; those whose time is not known are in no period, and told of."""
+    timeless = [session.energy_mwh for session in sessions
+                if session.state == "complete" and not session.start.known]
     found = [session for session in begun(sessions, from_ms, to_ms)
              if session.state == "complete"]
     figures = (
@@ -177,16 +179,20 @@ def distribution(sessions, from_ms, to_ms):
     return distribution_table(
         [(name, len(values), sum(values), min(values, default=None), median(values),
           quantile(values, 900), max(values, default=None), share(sum(values), len(values), 1))
-         for name, values in figures])
+         for name, values in figures], len(timeless), sum(timeless))
 
 
-def distribution_table(rows):
-    """The table of these figures."""
+def distribution_table(rows, timeless=0, timeless_mwh=0):
+    """The table of these figures; so many ended sessions have no known time."""
+    notes = ()
+    if timeless:
+        notes = ("%d sessions with %d mWh have no known time and are left out"
+                 % (timeless, timeless_mwh),)
     return Table("sessions", "Sessions", (
         Column("figure", "figure"), Column("count", "sessions"), Column("sum", "sum"),
         Column("least", "least"), Column("median", "median"),
         Column("p90", "p90", "nearest rank"), Column("most", "most"), Column("mean", "mean")),
-        rows)
+        rows, notes)
 
 
 def overstay(sessions, from_ms, to_ms, grace_ms=GRACE_MS):
