@@ -1,5 +1,6 @@
 """Store, messages and collector against a real broker."""
 
+import fcntl
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from sqlalchemy.exc import OperationalError
 
 from evmeter_tools.backend import messages, mqtt
-from evmeter_tools.backend.broker import Broker, find_mosquitto
+from evmeter_tools.backend.broker import Broker, find_mosquitto, free_port
 from evmeter_tools.backend.collector import Collector
 from evmeter_tools.backend.leader import Leader
 from evmeter_tools.backend.mqtt import Address
@@ -507,6 +508,21 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_2(arguments, word
     assert len(done.stderr.strip().splitlines()) == 1
     assert word in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_second_broker_does_not_write_over_the_files_of_the_first(tmp_path):
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    (folder / "mosquitto.conf").write_text("of the first")
+    with (folder / "broker.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = subprocess.run(
+            _command("backend", "run", "--db", str(tmp_path / "x.sqlite"), "--dir", str(folder),
+                     "--port", str(free_port()), "--web-port", "0"),
+            env=_ENV, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "--dir" in done.stderr
+    assert (folder / "mosquitto.conf").read_text() == "of the first"
 
 
 def test_a_copy_or_an_export_that_cannot_be_written_says_so_in_one_line(tmp_path):

@@ -1,6 +1,7 @@
 """`evmeter backend ...`: run the collector, enrol a device. What is stored: listing.py."""
 
 import contextlib
+import fcntl
 import getpass
 import hashlib
 import logging
@@ -62,15 +63,31 @@ def _external(broker, user, ca):
     return Address(host, int(given), user, password, ca)
 
 
-def _own(folder, port, listen, tls, is_open):
-    """A broker of our own, started, and how to log in at it."""
+def _alone(folder):
+    """A file to be held open for as long as a broker of ours keeps its files in the folder: a
+    second one there would write over the first one's. Raises UserError."""
+    file = (folder / "broker.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError("another backend's broker keeps its files in %s; end it, or give another "
+                        "--dir, or this one's --broker" % folder) from None
+    return file
+
+
+def _own(stack, folder, port, listen, tls, is_open):
+    """A broker of our own, started, and how to log in at it; the ExitStack `stack` ends it."""
     credentials = None
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_alone(folder))
         if find_mosquitto() and not is_open:
             credentials = Credentials(folder)
         broker = Broker(folder, port, credentials=credentials, listen=listen, tls=tls).start()
     except OSError as error:
         raise UserError("--dir %s: %s" % (folder, error.strerror or error)) from None
+    stack.callback(broker.stop)
     if not credentials:
         return broker, Address(HOST, broker.inside)
     return broker, Address(HOST, broker.inside, COLLECTOR, credentials.collector_password)
@@ -185,8 +202,8 @@ def run(
         if broker:
             address = _external(broker, broker_user, broker_ca)
         else:
-            own, address = _own(folder, port, listen, tls if listen != HOST else None, is_open)
-            stack.callback(own.stop)
+            own, address = _own(stack, folder, port, listen, tls if listen != HOST else None,
+                                is_open)
             if own.notice:
                 print(own.notice)
             if listen != HOST:
