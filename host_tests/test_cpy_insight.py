@@ -230,6 +230,9 @@ def test_energy_by_tariff_leaves_nothing_out():
         "(not split)": (2, 8 * KWH)}
     assert sum(row["energy_mwh"] for row in table.dicts()) == 17 * KWH
     assert use.off_peak_share(table, ("night",)) == (2 * KWH, 17 * KWH, 118)
+    table = use.tariff_table({"(not split)": 5 * KWH, "(gap)": KWH},
+                             {"(not split)": 1, "(gap)": 1})
+    assert use.off_peak_share(table, ("night",)) == (0, 6 * KWH, None)
 
 
 @pytest.mark.parametrize(("more", "outcome"), [

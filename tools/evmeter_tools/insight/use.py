@@ -246,11 +246,13 @@ def tariff_table(energy, count):
 
 
 def off_peak_share(table, names):
-    """(off-peak mWh, all mWh, permille) of a tariff_split, `names` being the off-peak tariffs."""
+    """(off-peak mWh, all mWh, permille) of a tariff_split, `names` being the off-peak tariffs;
+    where none of the energy is split, nobody knows the share, None."""
     rows = table.dicts()
     part = sum(row["energy_mwh"] for row in rows if row["tariff"] in names)
     whole = sum(row["energy_mwh"] for row in rows)
-    return part, whole, share(part, whole)
+    is_split = any(not row["tariff"].startswith("(") for row in rows)
+    return part, whole, share(part, whole) if is_split else None
 
 
 def outcomes(sessions, from_ms, to_ms, refused=0, least_ms=0):
