@@ -4,6 +4,7 @@ whatever order and pieces they come; a filled database has the rows that its rec
 import json
 import random
 import sqlite3
+from itertools import permutations
 
 import pytest
 import sqlalchemy as sql
@@ -22,6 +23,7 @@ from evmeter_tools.sample import fill
 from evmeter_tools.sample.device import SampleDevice
 from evmeter_tools.web import fleet
 from evmeter_tools.web.insight import WHOLE, Reports
+from fakes.device import FakeDevice
 
 _BEGIN_S = 1774656000  # 2026-03-28 00:00 UTC: Berlin's clock changes the night after
 _DAY_S = 86400
@@ -365,6 +367,23 @@ def test_a_record_cannot_hold_its_session_up_by_what_is_wrong_with_it(tmp_path, 
     listing.sessions("d-0", str(tmp_path / "x.sqlite"))
     said = capsys.readouterr().out
     assert "broken" in said and all(map(str.isprintable, said.splitlines()))
+
+
+def test_a_session_is_as_sound_as_its_records_in_whatever_order_they_come(tmp_path):
+    device = FakeDevice("d")
+    records = [device.record(1), device.record(2, "complete", 3_000_000, "d-000001"),
+               device.record(3, "begin", 1_000_000, "d-000001", broken=True)]
+    for number, order in enumerate(permutations(records)):
+        store = Store(tmp_path / ("%d.sqlite" % number))
+        store.enrol("d", device.key_id, device.spki)
+        for payload in order:  # each in a batch of its own
+            store.add([messages.read("d", "rec", payload, store.trusted())])
+        work_up(store)
+        with store.engine.connect() as connection:
+            assert connection.execute(sql.select(t.sessions.c.state, t.sessions.c.ok)).all() == [
+                ("complete", False)]
+            assert connection.execute(sql.select(t.totals.c.sessions)).scalar() == 0
+        store.close()
 
 
 def test_one_device_that_cannot_be_worked_up_holds_no_other_up(

@@ -435,6 +435,10 @@ class _Device:
         else:
             self._connection.execute(sql.update(t.session_facts).where(
                 t.session_facts.c.id == held).values(values))
+        # what the store could tell by one record at a time depends on their order; this does not
+        self._connection.execute(sql.update(t.sessions).where(
+            t.sessions.c.device == session.device, t.sessions.c.sid == session.sid,
+            t.sessions.c.ok.is_not(session.ok)).values(ok=session.ok, changed_at=now_ms()))
 
     def _totals(self):
         number, energy_mwh = self._connection.execute(sql.select(
