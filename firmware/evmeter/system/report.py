@@ -11,11 +11,9 @@ from micropython import const
 
 SECRET = ("mqtt.password", "mqtt.key", "network.password")
 _LONG = ("mqtt.ca", "mqtt.certificate")
-# hidden, in this order, where need be
-_LARGE = ("tariff", "meter.profile", "operator.keys", "update.keys")
 _FIELD = "tariff"  # may be a dict, and is no section
-_MOST_SHOWN = const(1900)  # bytes of a message's 2,560
-_MOST_WHY = const(120)
+_MOST_SHOWN = const(2300)  # bytes of a message's 2,560; before them 85, and why in up to 160
+_MOST_WHY = const(160)
 _WHY_BYTES = const(120)
 BAD = "cfg_bad"  # the newest revision that was put back, and why
 
@@ -40,35 +38,34 @@ def show(path, value):
     return "set" if path in SECRET else _digest(value)
 
 
-def _size(settings, hidden):
-    """Bytes that the fields take which are not hidden."""
-    size = sum([len(name) + 6 for name in settings])
-    for path, _, name, value in fields(settings):
-        if path not in hidden:
-            size += len(name) + len(json.dumps(value)) + 6
-    return size
+def _length(value):
+    text = json.dumps(value)
+    return len(text.encode() if isinstance(value, dict) else text)  # the others are ASCII
 
 
 def _hidden(settings):
-    """Paths of the fields that are not shown."""
-    hidden = SECRET + _LONG
-    for path in _LARGE:
-        if _size(settings, hidden) <= _MOST_SHOWN:
+    """Paths of the fields that are not shown: where there is too much, the longest of them."""
+    for most in (_MOST_SHOWN, 500, 150, 40):
+        size, hidden = 16 * len(settings), list(SECRET + _LONG)
+        for path, _, name, value in fields(settings):
+            length = 0 if path in hidden else _length(value)
+            if length > most:
+                hidden.append(path)
+            size += len(path) + 31 if path in hidden else len(name) + 4 + length
+        if size <= _MOST_SHOWN:
             break
-        hidden += (path,)
     return hidden
 
 
-def _is_hidden(hidden, path, value):
-    return path in hidden and (path not in _LARGE or isinstance(value, (dict, list)))
+def _kept(settings, hidden):
+    return {path: show(path, value) for path, _, _, value in fields(settings)
+            if value is not None and path in hidden}
 
 
 def kept(settings):
     """What stands for the hidden fields that are set, by path: "set" or the beginning of the
     SHA-256."""
-    hidden = _hidden(settings)
-    return {path: show(path, value) for path, _, _, value in fields(settings)
-            if value is not None and _is_hidden(hidden, path, value)}
+    return _kept(settings, _hidden(settings))
 
 
 def members(settings):
@@ -77,7 +74,7 @@ def members(settings):
     hidden, inside = _hidden(settings), ""
     comma = '"cfg":{'
     for path, section, name, value in fields(settings):
-        if path == "rev" or _is_hidden(hidden, path, value):
+        if path == "rev" or path in hidden:
             continue
         if section != inside:
             if inside:
@@ -88,7 +85,7 @@ def members(settings):
             inside = section
         yield '%s"%s":%s' % (comma, name, json.dumps(value))
         comma = ","
-    yield '%s},"kept":%s' % ("}" if inside else "", json.dumps(kept(settings)))
+    yield '%s},"kept":%s' % ("}" if inside else "", json.dumps(_kept(settings, hidden)))
 
 
 def refused(nvs):
@@ -110,7 +107,9 @@ def report(app, wished=0, why=""):
     if bad and not why:
         wished, why = bad
     unix_ms, quality = app.clock.now()
+    while len(json.dumps(why).encode()) > _MOST_WHY:
+        why = why[:-8]
     yield '{"v":1,"ts":%d,"tq":"%s","rev":%d,"wish":%d,"err":%s,' % (
-        unix_ms // 1000, quality, settings["rev"], wished, json.dumps(why[:_MOST_WHY]))
+        unix_ms // 1000, quality, settings["rev"], wished, json.dumps(why))
     yield from members(settings)
     yield "}"
