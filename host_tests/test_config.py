@@ -78,6 +78,21 @@ def test_a_bad_field_is_refused_by_name_and_with_what_is_allowed():
             assert word in message, (message, word)
 
 
+def test_what_is_refused_is_told_in_one_short_line_without_a_secret():
+    for section, name, value, words in (
+        ("network", "password", "geheim", "network.password is 6 characters long; allowed: a"),
+        ("mqtt", "password", {"geheim": 1}, "mqtt.password is no text; allowed: a text of 1 to"),
+        ("mqtt", "key", "geheim" * 70, "mqtt.key is 420 characters long; allowed: a text of 1 to"),
+        ("mqtt", "host", "h" * 9000, "hhh..; allowed: a text of 1 to 253 characters"),
+        ("meter", "unit", ["9" * 9000], "999..; allowed: a whole number from 1 to 247"),
+        ("meter", "u" * 9000, 1, "unknown field meter.uuu"),
+        ("", "u" * 9000, 1, "unknown field uuu"),
+    ):
+        message = str(raises(config.ConfigError, config.parse, _with(section, name, value)))
+        assert words in message and "geheim" not in message, message
+        assert len(message) < 160, message
+
+
 def test_what_is_not_a_configuration_is_refused():
     for text, word in (
         ("", "JSON"),

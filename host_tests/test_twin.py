@@ -69,9 +69,9 @@ def test_a_wish_that_is_not_whole_is_refused():
     for section, name, value, words in (
         ("meter", "p_max_w", 1, "meter.p_max_w is 1"), ("", "colour", 1, "unknown field colour"),
         ("", "rev", 7, "rev stands beside cfg"), ("", "mqtt", 3, "mqtt must be"),
-        ("", "meter", {}, " is missing"), ("mqtt", "key", 5, "mqtt.key is 5"),
-        ("operator", "keys", ["30"], "operator.keys has '30'"),
-        ("operator", "keys", [None], "operator.keys has None"),
+        ("", "meter", {}, " is missing"), ("mqtt", "key", 5, "mqtt.key is no text"),
+        ("operator", "keys", ["30"], "one of operator.keys is '30'"),
+        ("operator", "keys", [None], "one of operator.keys is None"),
         ("operator", "keys", "30", "a list of at most 4 keys"),
     ):
         wish = _wish()

@@ -7,8 +7,11 @@ be ignored.
 
 import json
 
+from micropython import const
+
 REQUIRED = object()
 _TO_ESCAPE = '"\\|'  # up to six characters each in a record, whose length is limited
+_MOST_TOLD = const(60)  # characters of a value that is refused
 _ID = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 # kind: "int" | "text" | "text?" and "topic" (or null) | "record?" (likewise, goes into records) |
@@ -106,6 +109,17 @@ class ConfigError(Exception):
     """The configuration cannot be taken; the text names the field and what is allowed."""
 
 
+def _refuse(name, value, allowed):
+    from evmeter.system.report import SECRET
+
+    told = repr(value)
+    if name in SECRET:  # this goes into logs and to the broker
+        told = "%d characters long" % len(value) if isinstance(value, str) else "no text"
+    elif len(told) > _MOST_TOLD:
+        told = told[:_MOST_TOLD] + ".."
+    raise ConfigError("%s is %s; allowed: %s" % (name, told, allowed))
+
+
 def _check_tariff(value):
     if value is not None:
         from evmeter.session.tariff import Tariff
@@ -118,7 +132,7 @@ def _check_tariff(value):
 
 def _check_hosts(name, value, most):
     if not isinstance(value, (list, tuple)) or len(value) > most:
-        raise ConfigError("%s is %r; allowed: a list of at most %d names" % (name, value, most))
+        _refuse(name, value, "a list of at most %d names" % most)
     for one in value:
         _check(name, one, ("text", 1, 64, None))
         host, colon, port = one.partition(":")
@@ -133,37 +147,34 @@ def _check_text(name, value, row):
             isinstance(value, dict) and kind == "text/object"):
         return
     if not isinstance(value, str) or not low <= len(value) <= high:
-        raise ConfigError("%s is %r; allowed: a text of %d to %d characters%s"
-                          % (name, value, low, high,
-                             ", a JSON object" if kind == "text/object" else ""))
+        _refuse(name, value, "a text of %d to %d characters%s"
+                % (low, high, ", a JSON object" if kind == "text/object" else ""))
     for character in value:
         if not " " <= character <= "~":
             raise ConfigError("%s holds a character outside printable ASCII" % name)
         if kind == "record?" and character in _TO_ESCAPE:
             raise ConfigError("%s holds %s, which has no room in records" % (name, character))
     if kind == "topic" and (value.strip("/") != value or "+" in value or "#" in value):
-        raise ConfigError("%s is %r; allowed: a topic without + and #, nor / at an end"
-                          % (name, value))
+        _refuse(name, value, "a topic without + and #, nor / at an end")
 
 
 def _check_keys(name, value, most):
     from evmeter.ledger.signer import point
 
     if not isinstance(value, (list, tuple)) or len(value) > most:
-        raise ConfigError("%s is %r; allowed: a list of at most %d keys" % (name, value, most))
+        _refuse(name, value, "a list of at most %d keys" % most)
     for one in value:
         try:
             point(one)
         except (ValueError, TypeError):
-            raise ConfigError("%s has %r; allowed: SubjectPublicKeyInfo of a P-256 key in hex"
-                              % (name, one)) from None
+            _refuse("one of " + name, one, "SubjectPublicKeyInfo of a P-256 key in hex")
 
 
 def _check(name, value, row):
     kind, low, high, _ = row
     if isinstance(kind, tuple):
         if value not in kind or type(value) is not type(kind[0]):
-            raise ConfigError("%s is %r; allowed: %s" % (name, value, ", ".join(map(str, kind))))
+            _refuse(name, value, ", ".join(map(str, kind)))
     elif kind == "tariff":
         _check_tariff(value)
     elif kind == "hosts":
@@ -172,11 +183,10 @@ def _check(name, value, row):
         _check_keys(name, value, high)
     elif kind == "bool":
         if not isinstance(value, bool):
-            raise ConfigError("%s is %r; allowed: true, false" % (name, value))
+            _refuse(name, value, "true, false")
     elif kind == "int":
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ConfigError("%s is %r; allowed: a whole number from %d to %d"
-                              % (name, value, low, high))
+            _refuse(name, value, "a whole number from %d to %d" % (low, high))
     else:
         _check_text(name, value, row)
 
@@ -186,8 +196,8 @@ def _check_place(place, evse_id):
     if place is not None:
         box, _, connector = place.partition(" ")
         if evse_id is not None or not box or not connector.isdigit():
-            raise ConfigError("charge_box_id is %r; allowed: an id, a space, a number; and no "
-                              "evse_id beside it" % place)
+            _refuse("charge_box_id", place,
+                    "an id, a space, a number; and no evse_id beside it")
 
 
 def load(text, what="the configuration"):
@@ -218,7 +228,7 @@ def check(given):
     result = {}
     for name in given:
         if not name or (name not in FIELDS and name not in FIELDS[""]):
-            raise ConfigError("unknown field %s" % repr(name)[1:-1])
+            raise ConfigError("unknown field %s" % repr(name)[1:-1][:_MOST_TOLD])
     for section in FIELDS:
         source = given.get(section, {}) if section else given
         if not isinstance(source, dict):
@@ -228,7 +238,8 @@ def check(given):
             target = result[section] = {}
             for name in source:
                 if name not in FIELDS[section]:
-                    raise ConfigError("unknown field %s.%s" % (section, repr(name)[1:-1]))
+                    raise ConfigError("unknown field %s.%s"
+                                      % (section, repr(name)[1:-1][:_MOST_TOLD]))
         for name in FIELDS[section]:
             row = FIELDS[section][name]
             value = source.get(name, row[3])
@@ -240,5 +251,5 @@ def check(given):
     _check_place(result["charge_box_id"], result["evse_id"])
     identity = result["id"]
     if identity[0] == "_" or any(character not in _ID for character in identity):
-        raise ConfigError("id is %r; allowed: A-Z a-z 0-9 _ -, not beginning with _" % identity)
+        _refuse("id", identity, "A-Z a-z 0-9 _ -, not beginning with _")
     return result
