@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 import secrets
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,7 @@ ConfigFiles(".").restore()
 print('{"restored": true}')
 """
 _CERTIFICATES = ("ca", "certificate", "key")
+_LONGEST = 400  # characters of what is wrong with a configuration
 
 
 def _der(path, field):
@@ -56,16 +58,28 @@ def _der(path, field):
     return base64.b64encode(data).decode()
 
 
+def _once(members):
+    """An object of a file, in which no field may be there twice. Raises ValueError."""
+    found = dict(members)
+    names = [name for name, _ in members]
+    for name in found:
+        if names.count(name) > 1:
+            raise ValueError("%.40s is there twice" % name)
+    return found
+
+
 def _read(path):
     """A configuration from a file; `@name` in place of a certificate is a file beside it."""
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
         if not isinstance(config, dict):
-            raise ValueError
+            raise ValueError("it must begin with { and end with }")
     except OSError as error:
         raise UserError("%s: cannot be read: %s" % (path, error.strerror)) from None
-    except ValueError:
-        raise UserError("%s is no JSON object" % path) from None
+    except RecursionError:
+        raise UserError("%s is no JSON object: nested too deep" % path) from None
+    except ValueError as error:
+        raise UserError("%s is no JSON object: %s" % (path, error)) from None
     mqtt = config.get("mqtt")
     for name in _CERTIFICATES if isinstance(mqtt, dict) else ():
         if isinstance(mqtt.get(name), str) and mqtt[name].startswith("@"):
@@ -123,19 +137,55 @@ def _ask(scan_port, makes_login):
     return config
 
 
+def _is_address(text):
+    return len(text.split(".")) == 4 and all(part.isdecimal() and len(part) <= 3
+                                             and int(part) <= 255 for part in text.split("."))
+
+
+def _check_network(settings):
+    for name in ("address", "mask", "gateway"):
+        if settings[name] is not None and not _is_address(settings[name]):
+            raise ValueError("network.%s is %r; allowed: an address as 192.168.1.20"
+                             % (name, settings[name]))
+    for one in settings["dns"]:
+        if not _is_address(one):
+            raise ValueError("network.dns has %r; allowed: addresses as 192.168.1.1" % one)
+
+
+def _check_broker(mqtt):
+    from evmeter.uplink.tls import Tls, der
+
+    if not re.fullmatch(r"[A-Za-z0-9._:-]+", mqtt["host"]):
+        raise ValueError("mqtt.host is %.60r; allowed: a host's name or address" % mqtt["host"])
+    if mqtt["tls"] == "off":
+        return
+    if mqtt["tls"] == "verified" and not mqtt["ca"]:
+        raise ValueError("mqtt.ca is missing, by which the broker is verified")
+    ca, certificate, key = [der(mqtt[name], "mqtt." + name) if mqtt[name] else ()
+                            for name in _CERTIFICATES]
+    Tls(ca, time.time, certificate[0] if certificate else None, key[0] if key else None,
+        mqtt["tls"] == "insecure")
+
+
 def _check_parts(settings):
     """What the firmware finds wrong only when it starts. Raises ValueError."""
     from drivers.meter_profile import take
     from drivers.pilot_front_end import front_end_data
 
-    meter, mqtt = settings["meter"], settings["mqtt"]
+    meter = settings["meter"]
     if meter["profile"] != "pulse":
-        take(meter["profile"], meter["total_is_import"])
+        try:
+            take(meter["profile"], meter["total_is_import"])
+        except ValueError as error:
+            raise ValueError("meter.profile: %s" % error) from None
     elif not meter["imp_per_kwh"]:
         raise ValueError("meter.imp_per_kwh is missing: pulses for each kWh")
-    front_end_data(settings["pilot"]["front_end"])
-    if mqtt["tls"] == "verified" and not mqtt["ca"]:
-        raise ValueError("mqtt.ca is missing, by which the broker is verified")
+    try:
+        front_end_data(settings["pilot"]["front_end"])
+    except ValueError as error:
+        raise ValueError("pilot.front_end: %s" % error) from None
+    _check_network(settings["network"])
+    _check_broker(settings["mqtt"])
 
 
 def _check(config):
@@ -147,7 +197,10 @@ def _check(config):
     try:
         _check_parts(parse(text))
     except (ConfigError, ValueError) as error:
-        raise UserError("the configuration: %s" % error) from None
+        why = str(error)
+        if len(why) > _LONGEST:  # which field it is stands first, what is allowed last
+            why = "%s .. %s" % (why[: _LONGEST // 2], why[-_LONGEST // 2 :])
+        raise UserError("the configuration: %s" % why) from None
     return text
 
 
