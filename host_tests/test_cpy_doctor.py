@@ -231,3 +231,19 @@ def test_the_firmware_that_was_interrupted_does_not_go_on_beside_it(tmp_path):
         found.update(one)
     assert found["before"] > 3 and found["failed"] == 0
     assert found["after"] == found["before"] and found["held"] is False
+
+
+def test_a_port_that_is_not_there_is_told_in_one_line(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({
+        "id": "c", "meter": {"profile": "eastron_sdm120", "p_max_w": 7400},
+        "mqtt": {"host": "h", "tls": "off"}}))
+    for words in (["doctor"], ["logs"], ["shell"], ["lock"], ["provision", tmp_path / "c.json"],
+                  ["pull-journal", "--out", tmp_path / "x.img"],
+                  ["flash", "--board", "esp32_devkit", "--firmware", tmp_path / "c.json"]):
+        for port, why in (("/dev/none", "the port /dev/none does not exist"), ("", "--port")):
+            done = subprocess.run(
+                [sys.executable, "-m", "evmeter_tools.cli", *map(str, words), "--port", port],
+                capture_output=True, text=True, check=False, timeout=60,
+                env=dict(os.environ, PYTHONPATH=str(ROOT / "tools")))
+            assert (done.returncode, done.stdout) == (2, ""), (words, done.stderr)
+            assert why in done.stderr and done.stderr.count("\n") == 1, (words, done.stderr)

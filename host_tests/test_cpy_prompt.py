@@ -159,7 +159,7 @@ def test_over_a_port_it_is_closed_only_where_there_is_a_way_back(tmp_path, chang
     assert ("lock" in held) is (why is None) and chip.resets == 1
 
 
-@pytest.mark.parametrize(("change", "why"), _CANNOT)
+@pytest.mark.parametrize(("change", "why"), _CANNOT[1:])  # the tool itself refuses the first
 @pytest.mark.usefixtures("line")
 def test_it_is_not_closed_on_a_device_that_cannot_start(tmp_path, change, why):
     """It would restart for ever, never reach the broker, and be out of reach on its port."""
@@ -171,8 +171,8 @@ def test_it_is_not_closed_on_a_device_that_cannot_start(tmp_path, change, why):
     with pytest.raises(UserError, match="cannot start, the prompt stays open: " + why):
         _command("provision", file, "--dir", tmp_path)
     assert "lock" not in json.loads((tmp_path / "nvs.json").read_text())
-    file.write_text(file.read_text().replace('"pass_through": true', '"pass_through": false')
-                    .replace('"ca": "bm9uZQ=="', '"tls": "off"'))  # the same device, put right
+    # the same device, put right
+    file.write_text(file.read_text().replace('"pass_through": true', '"pass_through": false'))
     assert "the prompt is closed" in _command("provision", file, "--dir", tmp_path)
 
 

@@ -145,6 +145,36 @@ def test_what_the_device_refuses_leaves_it_as_it_was(file, tmp_path, over_a_port
             chip.close()
 
 
+@pytest.mark.parametrize(("garble", "words"), [
+    (lambda out: out.replace(b'"spki": "30', b'"spki": "31'), "was garbled on its way. The"),
+    (lambda out: out.replace(b'"k"', b'"j"'), "was garbled on its way. The"),
+    (lambda out: out[:60] if b"spki" in out else out, "a line was garbled on its way"),
+])
+def test_a_key_that_comes_garbled_is_not_enrolled_and_the_log_in_stays(
+        file, tmp_path, garble, words):
+    folder, db = tmp_path / "run", tmp_path / "x.sqlite"
+    folder.mkdir()
+    chip = Chip(folder, path=micropython_path(), heap="512k", EVMETER_HOST_DIR=str(folder))
+    (folder / "flash.img").unlink()
+    arguments = (file, "--port", chip.port, "--db", db, "--broker-dir", tmp_path / "broker")
+    try:
+        chip.garble = garble
+        code, out, error = _provision(*arguments)
+        assert (code, out, chip.resets) == (2, "", 1)
+        assert words in error and "give the command again" in error, error
+        assert error.count("\n") == 1
+        store = Store(db)
+        assert store.trusted() == {}
+        # the device has the log-in that this made, and may be reached by nothing else
+        assert "charger-17:" in (tmp_path / "broker" / "passwords").read_text()
+        chip.garble = lambda out: out
+        code, out, error = _provision(*arguments)
+        assert code == 0 and len(store.trusted()) == 1, error
+        store.close()
+    finally:
+        chip.close()
+
+
 def test_questions_in_place_of_a_file(tmp_path):
     code, out, error = _provision("--dir", tmp_path / "run", "--save", tmp_path / "kept.json",
                                   answers=_ANSWERS)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evmeter_tools.device import boards, legal
+from evmeter_tools.device import boards, legal, run
 from evmeter_tools.device import firmware as builds
 from evmeter_tools.device import image as images
 from evmeter_tools.errors import UserError
@@ -74,8 +74,7 @@ def flash(
     --firmware ESP32_GENERIC-SPIRAM-20250415-v1.25.0.bin
     """
     target = boards.board(board)
-    if not port:  # as `make flash` without PORT= gives it
-        raise UserError("give the device's serial port as --port")
+    run.check(port)
     built = BUILD / "firmware" / board / "build" / "firmware.bin"
     if plain and not firmware_bin:
         raise UserError("--plain needs --firmware: an image of micropython.org, 1.24 or newer")

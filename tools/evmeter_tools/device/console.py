@@ -43,6 +43,7 @@ def logs(
 
     Example: evmeter logs --port /dev/ttyUSB0
     """
+    run.check(port)
     end = time.monotonic() + seconds if seconds else None
     held = b""
     with _open(port) as line:
@@ -67,6 +68,7 @@ def shell(port: _Port):
 
     Example: evmeter shell --port /dev/ttyUSB0
     """
+    run.check(port)
     print("%s: the firmware stops; Ctrl-X leaves the prompt and starts it again" % port,
           file=sys.stderr)
     try:

@@ -19,7 +19,7 @@ _COLUMN = 15
 def _findings(port, folder):
     """Yield each finding; raises UserError where the examination does not come to its end."""
     failed = None
-    for found in run.objects(_PROGRAM, port=port, folder=folder):
+    for found in run.objects(_PROGRAM, port=port or None, folder=folder):
         if "check" in found:
             yield found
         failed = found.get("failed", failed)
@@ -51,8 +51,10 @@ def doctor(
 
     Example: evmeter doctor --port /dev/ttyUSB0
     """
-    if (port is None) == (folder is None):
+    if (not port) == (folder is None):
         raise UserError("give the device as --port or the host board's run folder as --dir")
+    if port:
+        run.check(port)
     found = []
     try:
         for one in _findings(port, folder):

@@ -214,15 +214,20 @@ def _put(text, port, folder, config):
         except OSError as error:
             raise UserError("--dir %s: %s" % (folder, error.strerror)) from None
         return lambda: None if before is None else path.write_bytes(before)
-    told = next((one for one in run.objects(_WRITE % text, port=port) if "written" in one), None)
+    run.check(port)
+    try:
+        told = next((one for one in run.objects(_WRITE % text, port=port) if "written" in one),
+                    None)
+    except UserError:
+        run.reset(port)  # whatever came of it: the firmware was stopped
+        raise
     if not told:
         raise UserError("%s: the configuration was not taken" % port)
     return lambda: told["before"] and any(run.objects(_PUT_BACK, port=port))
 
 
 def _give_login(config):
-    """Put a new log-in into the configuration; returns its password. Raises UserError where the
-    configuration has another one."""
+    """Put a new log-in into the configuration. Raises UserError where that has another one."""
     mqtt = config.get("mqtt")
     if not isinstance(mqtt, dict):
         raise UserError("mqtt: must be there for a log-in")
@@ -230,7 +235,6 @@ def _give_login(config):
         raise UserError("mqtt.user is %.40s: at this broker a device logs in by its id; leave it "
                         "out, or leave out --broker-dir" % mqtt["user"])
     mqtt["user"], mqtt["password"] = config.get("id"), secrets.token_urlsafe(24)
-    return mqtt["password"]
 
 
 def _credentials(folder):
@@ -238,6 +242,12 @@ def _credentials(folder):
         return Credentials(folder)
     except OSError as error:
         raise UserError("--broker-dir %s: %s" % (folder, error.strerror)) from None
+
+
+def _add_login(credentials, config):
+    """The device has it: from now on nobody else gets in by its name."""
+    if credentials:
+        credentials.add(config["id"], config["mqtt"]["password"])
 
 
 def _open_store(db):
@@ -262,14 +272,33 @@ def _write(path, data):
         raise UserError("%s: cannot be written: %s" % (path, error.strerror)) from None
 
 
-def _make_key(program, port, folder, put_back):
-    """Have the device lay its journal and make its key; returns its public facts. Raises
-    UserError; then the configuration before this one is in force again."""
+def _is_whole(known, config):
+    """Whether an answer is as it was sent: a serial line has no check of its own, and a key with
+    one digit wrong would be enrolled."""
+    from evmeter.ledger.signer import key_id
+
     try:
-        known = next((one for one in run.objects(program, port=port, folder=folder)
+        return known["id"] == config["id"] and known["k"] == key_id(known["spki"]) and (
+            {type(known["formatted"]), type(known["locked"])} == {bool})
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _make_key(program, port, folder, put_back, config, credentials):
+    """Have the device lay its journal and make its key; returns its public facts. Raises
+    UserError; where the device has refused, the configuration before this one is in force again;
+    where its answer was lost, the broker knows its log-in."""
+    try:
+        known = next((one for one in run.objects(program, port=port or None, folder=folder)
                       if {"spki", "error"} & set(one)), None)
         if not known or "error" in known:
             put_back()
+        elif not _is_whole(known, config):
+            raise UserError("what the device said of its key was garbled on its way")
+    except UserError as error:
+        _add_login(credentials, config)  # the only way, where its prompt is closed now
+        raise UserError("%s. The device has the new configuration: give the command again, where "
+                        "its prompt is closed now after 'evmeter unlock'" % error) from None
     finally:
         if port:
             run.reset(port)
@@ -332,7 +361,8 @@ def provision(
     config = _read(file) if file else _ask(scan, broker_dir is not None)
     if save:
         asked = json.dumps(config, indent=1) + "\n"
-    password = _give_login(config) if broker_dir else None
+    if broker_dir:
+        _give_login(config)
     text = _check(config)
     if label:  # an address that is none is told before, too
         make_label("x", "x", "00", page)
@@ -348,7 +378,8 @@ def provision(
         if save:
             _write(save, asked.encode())
         put_back = _put(text, port, folder, config)
-        known = _make_key(_PROGRAM % (erase, not is_open), port, folder, put_back)
+        known = _make_key(_PROGRAM % (erase, not is_open), port, folder, put_back, config,
+                          credentials)
         if as_json:
             print(json.dumps(known))
         else:
@@ -356,8 +387,7 @@ def provision(
                 known["id"], known["k"], "formatted" if known["formatted"] else "kept as it was"))
             print("public key %s" % known["spki"])
             _tell_prompt(known, is_open)
-        if credentials:  # the device has it: from now on nobody else gets in by its name
-            credentials.add(known["id"], password)
+        _add_login(credentials, config)
         if store:
             store.enrol(known["id"], known["k"], known["spki"])
         if label:

@@ -6,6 +6,7 @@ own in the run folder, while the firmware does not run there.
 
 import contextlib
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -17,6 +18,40 @@ from evmeter_tools.host_device import HostDevice
 
 RESET_S = 30
 END_S = 5
+# what mpremote says, and what it means
+_CLOSED = ("could not enter raw repl: nobody answers there. Where the prompt is closed, 'evmeter "
+           "unlock' it first; else press reset, then give the command again")
+_GARBLED = ("the line garbles what is sent, or the device was just starting: check the cable, "
+            "then give the command again")
+_BROKE_OFF = "the line to the device broke off: was it unplugged? Then give the command again"
+_WORDS = (
+    ("failed to access", "the port cannot be opened: does another program hold it?"),
+    ("could not enter raw repl", _CLOSED),
+    ("could not exec command", _GARBLED),
+    ("Input/output error", _BROKE_OFF),
+    ("device disconnected", _BROKE_OFF),
+    ("write failed", _BROKE_OFF),
+    ("No such device", _BROKE_OFF),
+)
+
+
+def check(port):
+    """Raise UserError where there is no serial port `port`, or it is not this user's to open."""
+    if not port:
+        raise UserError("give the device's serial port as --port")
+    if port.startswith("/"):
+        if not os.path.exists(port):
+            raise UserError("the port %s does not exist; look with 'ls /dev/tty*'" % port)
+        if not os.access(port, os.R_OK | os.W_OK):
+            raise UserError("the port %s cannot be opened: no permission; its group is that of "
+                            "'ls -l %s'" % (port, port))
+
+
+def _meaning(said):
+    for words, meaning in _WORDS:
+        if words in said:
+            return meaning
+    return "the device could not do it: %s" % (said or "no reason given")
 
 
 def mpremote(port, *arguments):
@@ -77,7 +112,8 @@ def objects(program, *, port=None, folder=None, silence_s=60):
     Raises UserError where the device does not answer or the program does not run to its end.
     """
     env = None
-    if port:
+    if port is not None:
+        check(port)
         command = mpremote(port, "exec", program)
     else:
         device = HostDevice(folder)
@@ -97,5 +133,5 @@ def objects(program, *, port=None, folder=None, silence_s=60):
                     raise UserError("a line was garbled on its way (%.40s...); try again"
                                     % line) from None
         if process.wait():
-            raise UserError("the device could not do it: %s"
-                            % (last_error(process) or "no reason given"))
+            why = _meaning(last_error(process))
+            raise UserError("%s: %s" % (port, why) if port else why)

@@ -113,6 +113,7 @@ def copy_flash(port, keep=None):
     """
     if keep and not Path(keep).absolute().parent.is_dir():  # not after minutes of reading
         raise UserError("%s: there is no such folder" % keep)
+    run.check(port)
     print("%s: the firmware stops while its journal is read, and is started again afterwards"
           % port, file=sys.stderr)
     try:

@@ -42,6 +42,7 @@ def _order(on, device, key, broker, user, ca, wait):
 
 def _close(port):
     """Close the prompt of the device on `port`. Raises UserError."""
+    run.check(port)
     try:
         told = next((one for one in run.objects(_CLOSE, port=port)
                      if {"locked", "error"} & set(one)), {"error": "the prompt was not closed"})
@@ -71,7 +72,7 @@ def lock(
 
     Example: evmeter lock demo-0001 --key operator.pem
     """
-    if (device is None) == (port is None):
+    if (not device) == (not port):
         raise UserError("give the device's id, or its --port")
     if port:
         _close(port)
