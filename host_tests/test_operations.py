@@ -113,7 +113,7 @@ def test_an_update_goes_to_the_updater():
     async def check():
         return {"version": "0.2.0", "counter": 4, "sha256": "ab", "size": 9, "board": "x"}
 
-    async def activate():
+    def activate():
         seen.append(app.board.log[-1][0])
 
     seen = []
@@ -124,9 +124,40 @@ def test_an_update_goes_to_the_updater():
         raises(ValueError, app.do, "update", args)
     assert not app.operations.restart_due and seen == []
     assert app.do("update", {"activate": True}, _BY) == {"version": "0.2.0", "counter": 4}
-    assert app.operations.restart_due and seen == ["update"]  # the entry first
-    app.keeper.is_engaged = True
+    assert app.operations.restart_due and seen == []
+    app.keeper.is_engaged = True  # a session begins while the entry is signed
     assert "end of the session" in str(raises(ValueError, app.do, "update", {"head": ""}))
+    app.run(app.operations.restart())
+    app.run(app.operations.follow())
+    assert seen == []
+    app.keeper.is_engaged = False
+    raises(Reset, app.run, app.operations.follow())
+    assert seen == ["update"]  # the entry first
+
+
+def test_a_reboot_or_another_package_takes_an_update_back_that_waits_for_a_session():
+    for args, op in (({"force": True}, "reboot"), ({"head": ""}, "update")):
+        app = FakeApp()
+
+        async def begin(head):
+            return {"have": 0, "counter": 3}
+
+        async def check():
+            return {"version": "0.2.0", "counter": 4, "sha256": "ab", "size": 9, "board": "x"}
+
+        seen = []
+        made = Anything(begin=begin, check=check, activate=lambda seen=seen: seen.append(1))
+        app.updater = lambda made=made: made
+        app.do("update", {"activate": True}, _BY)
+        app.keeper.is_engaged = True
+        app.run(app.operations.restart())
+        app.keeper.is_engaged = op == "reboot"
+        app.do(op, args, _BY)
+        if op == "reboot":
+            raises(Reset, app.run, app.operations.restart())
+        else:
+            app.run(app.operations.follow())
+        assert seen == [], op
 
 
 def test_a_reboot_waits_for_the_record_in_the_making():

@@ -81,5 +81,5 @@ class Device:
 
     def activate(self):
         fields = asyncio.run(self.updater.check())
-        asyncio.run(self.updater.activate())
+        self.updater.activate()
         return fields

@@ -69,7 +69,8 @@ class Operations:
         self._app = app
         self._new = None  # the configuration that the restart is to put in force
         self._told = None  # what the audit log holds of it
-        self._wish_waits = self._force = False
+        self._updater = None  # that has what the restart is to try
+        self._wish_waits = self._update_waits = self._force = False
         self.restart_due = False
         self._all = {
             "identify": self._identify, "resend": self._resend, "time": self._time,
@@ -135,6 +136,7 @@ class Operations:
 
     async def _reboot(self, args, by):
         _only(args, "force")
+        self._updater = None
         self._force = args.get("force", False) is True
         if not self._force:
             await self._rest(_REST_MS)
@@ -185,6 +187,7 @@ class Operations:
         if app.keeper.engaged():
             raise ValueError("an update waits for the end of the session")
         updater = app.updater()
+        self._updater = None
         if "head" in args:
             _only(args, "head")
             return await updater.begin(args["head"])
@@ -200,7 +203,7 @@ class Operations:
         entry = {"old": VERSION, "by": by, "sha256": fields["sha256"]}
         entry.update(told)
         await app.ledger.log("update", "", app.clock.mono_ms(), entry)
-        await updater.activate()
+        self._updater = updater
         self.restart_due = True
         return told
 
@@ -257,6 +260,10 @@ class Operations:
         if self._wish_waits and not app.trial and not app.keeper.engaged():
             self._wish_waits = False
             app.uplink.ask_wish()
+        if self._update_waits and not app.keeper.engaged():
+            self._update_waits = False
+            if self._updater:
+                await self.restart()
         if (trial.stored(app.board.nvs, "key_new_seq") and not app.keeper.engaged()
                 and app.at_rest() and not app.journal.unconfirmed()):
             from evmeter.system import key_change
@@ -296,10 +303,15 @@ class Operations:
             if self._new and app.keeper.engaged():
                 why = "a session has begun"
                 break
+            if self._updater and app.keeper.engaged():
+                self._update_waits = True
+                log.info("the update waits for the end of the session")
+                return
             async with app.poll.bus_idle:
                 app.keeper.follow()  # the session as it is now, for the boot that resumes it
                 if app.at_rest() or (self._force and not app.ledger.busy()):
-                    self._reset()
+                    if not (self._updater and app.keeper.engaged()):
+                        self._reset()
             await asyncio.sleep_ms(_STEP_MS)
         log.error("no restart: %s", why)
         if self._new:
@@ -308,6 +320,7 @@ class Operations:
             self._wish_waits = True
             self.report(rev, why)
             await trial.withdraw(app, rev, why if self._told else "")
+        self._update_waits = self._updater is not None
 
     def _reset(self):
         """From here on nothing else runs."""
@@ -317,4 +330,9 @@ class Operations:
                 app.board.write_config(json.dumps(self._new))
             except OSError as error:  # the mark tells after the restart that it was not taken
                 log.error("configuration not written: error %s", error.args[0])
+        elif self._updater:
+            try:
+                self._updater.activate()
+            except OSError as error:
+                log.error("the update is not tried: error %s", error.args[0])
         app.restart()

@@ -109,7 +109,8 @@ class Updater:
                               % (fields["size"], self._slots.slot_bytes))
         least = stored(self._nvs, _COUNTER) + 1
         if not least <= fields["counter"] < 1 << 30:
-            raise UpdateError("counter is %d; allowed: %d or more" % (fields["counter"], least))
+            raise UpdateError("counter is %d; allowed: %d to %d"
+                              % (fields["counter"], least, (1 << 30) - 1))
         if self._slots.on_trial:
             raise UpdateError("the running firmware is on trial itself")
         await self._verify(hashlib.sha256(manifest).digest(), r, s)
@@ -174,12 +175,12 @@ class Updater:
             raise UpdateError("the image has another hash than its manifest says")
         return fields
 
-    async def activate(self):
-        """Have the next boot try what `check` has found good."""
-        async with self._quiet:
-            self._nvs.set_i32(_NEW, self.fields["counter"])
-            self.fields = None  # from here on "the other one" is what runs, until the restart
-            self._slots.try_other()
+    def activate(self):
+        """Have the next boot try what `check` has found good. To be called while no Modbus
+        transaction runs, right before the restart."""
+        self._nvs.set_i32(_NEW, self.fields["counter"])
+        self.fields = None  # from here on "the other one" is what runs, until the restart
+        self._slots.try_other()
 
     async def _hash(self, size):
         found = hashlib.sha256()

@@ -124,7 +124,7 @@ class Device:
             await updater.data(at, b64encode(image[at : at + 2048]))
         if activate:
             await updater.check()
-            await updater.activate()
+            updater.activate()
 
     def live_well(self):
         """The first minutes of a firmware on trial."""
@@ -217,7 +217,7 @@ class _MarksFirst(Updater):
 
     async def begin(self, head):
         answer = await super().begin(head)
-        await self.activate()
+        self.activate()
         return answer
 
 
