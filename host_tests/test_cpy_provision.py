@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from pypdf import PdfReader
 
 from evmeter_tools.backend.store import Store
 from evmeter_tools.bench.tls_servers import Certificates
 from evmeter_tools.device.label import label as make_label
 from evmeter_tools.host_device import micropython_path
+from evmeter_tools.operator import signing
 from repl_device import Chip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +26,7 @@ _CONFIG = {"id": "charger-17", "meter": {"profile": "eastron_sdm120", "p_max_w":
            "mqtt": {"host": "broker.example", "ca": "@ca.pem"}}
 _ANSWERS = ["charger-18", "DE*EVM*E1", "eastron_sdm630", "9600", "N", "1", "22000", "fe3",
             "127.0.0.1", "1883", "", "", "ptb.example time.example", "site", "secret123", ""]
+_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def _provision(*arguments, answers=None):
@@ -176,8 +179,10 @@ def test_a_key_that_comes_garbled_is_not_enrolled_and_the_log_in_stays(
 
 
 def test_questions_in_place_of_a_file(tmp_path):
+    operator, release = signing.make_key(tmp_path / "operator.pem"), signing.spki(_KEY)
     code, out, error = _provision("--dir", tmp_path / "run", "--save", tmp_path / "kept.json",
-                                  answers=_ANSWERS)
+                                  "--open",
+                                  answers=[*_ANSWERS, str(tmp_path / "operator.pem"), release])
     assert code == 0, error
     assert "not enrolled: evmeter backend enrol charger-18" in out
     written = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -187,6 +192,8 @@ def test_questions_in_place_of_a_file(tmp_path):
     assert written["mqtt"] == {"host": "127.0.0.1", "port": 1883, "tls": "off"}
     assert written["clock"] == {"servers": ["ptb.example", "time.example"]}
     assert written["network"]["ssid"] == "site"
+    assert written["operator"] == {"keys": [signing.spki(operator)]}
+    assert written["update"] == {"keys": [release]}
 
 
 def test_over_a_serial_port(file, tmp_path):

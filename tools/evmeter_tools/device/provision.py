@@ -17,6 +17,7 @@ from evmeter_tools.device import run
 from evmeter_tools.device.label import label as make_label
 from evmeter_tools.errors import UserError
 from evmeter_tools.host_device import HostDevice
+from evmeter_tools.operator import signing
 
 # main.py's names hold the firmware that was interrupted: two do not fit
 _PROGRAM = """
@@ -105,6 +106,16 @@ def _ask_meter(scan_port):
     return meter
 
 
+def _ask_keys(whose):
+    """Public keys, from a file that `evmeter operator-key` or `evmeter release key` has made, or
+    as they have printed one."""
+    text = typer.prompt("%s: its file, or its public half in hex (empty: none)" % whose,
+                        default="")
+    if not text:
+        return []
+    return [signing.spki(signing.load_key(Path(text))) if Path(text).is_file() else text]
+
+
 def _ask(scan_port, makes_login):
     """The configuration by questions; `makes_login`: the log-in is none of them."""
     config = {"id": typer.prompt("Charger's id (A-Z a-z 0-9 _ -, at most 20)")}
@@ -134,6 +145,8 @@ def _ask(scan_port, makes_login):
     tariff = typer.prompt("File of the tariff, JSON (empty: none)", default="")
     if tariff:
         config["tariff"] = _read(Path(tariff))
+    config["operator"] = {"keys": _ask_keys("Operator key, for lock and signed commands")}
+    config["update"] = {"keys": _ask_keys("Release key, for updates")}
     return config
 
 
