@@ -86,6 +86,22 @@ def test_the_same_over_a_serial_port_for_people(bench, tmp_path):
     assert max(map(len, lines)) <= 80
 
 
+def test_a_meter_of_another_model_answers_and_refuses(bench):
+    path = bench.folder / "config.json"
+    held = path.read_text()
+    config = json.loads(held)
+    config["meter"]["profile"] = "chint_ddsu666"
+    path.write_text(json.dumps(config))
+    bench.rig.tell(pilot="E")
+    code, found = _found("--dir", bench.folder)
+    path.write_text(held)
+    bench.rig.tell(pilot="A")
+    result, words = found["meter"]
+    assert (code, result) == (1, "fail")
+    assert words.startswith("F: exception 2 from unit 1: it answers, but refuses: check meter.pro")
+    assert found["pilot"][1].startswith("state E (+0.0 V / +0.0 V): the pilot is off")
+
+
 def _wire(bench, folder):
     for name in ("meter.tty", "pilot.bin"):
         (folder / name).symlink_to((bench.folder / name).resolve())
@@ -141,7 +157,7 @@ def test_another_meter_and_another_store_are_told_as_such(bench, tmp_path):
 @pytest.mark.parametrize(("change", "words"), [
     ({"meter": {"profile": "nosuch", "p_max_w": 11000}}, "nosuch"),
     ({"meter": {"profile": "eastron_sdm120", "p_max_w": 1}}, "meter.p_max_w is 1"),
-    ({"colour": "red"}, "unknown field colour"),
+    ({"colour": "red"}, "unknown field colour: put it right, then provision the device"),
 ])
 def test_a_configuration_that_cannot_be_taken(bench, tmp_path, change, words):
     device = HostDevice(tmp_path)
@@ -151,6 +167,25 @@ def test_a_configuration_that_cannot_be_taken(bench, tmp_path, change, words):
     code, found = _found("--dir", tmp_path)
     assert code == 1 and list(found) == ["configuration"]
     assert found["configuration"][0] == "fail" and words in found["configuration"][1]
+
+
+def test_damaged_flash_and_a_damaged_key_are_told_and_the_rest_is_examined(bench, tmp_path):
+    device = HostDevice(tmp_path)
+    device.write_config(json.loads((bench.folder / "config.json").read_text()))
+    device.provision()
+    _wire(bench, tmp_path)
+    (tmp_path / "battery").write_text("stopped")
+    (tmp_path / "flash.img").write_bytes(b"junk" * (1 << 20))
+    kept = json.loads((tmp_path / "nvs.json").read_text())
+    (tmp_path / "nvs.json").write_text(json.dumps({**kept, "key": "ff" * 32}))
+    code, found = _found("--dir", tmp_path)
+    assert code == 1 and list(found) == _CHECKS
+    assert found["key"] == ("fail", "there is no signing key: provision the device")
+    assert "something else: read it out with 'evmeter pull-journal', then" in found["journal"][1]
+    assert "known, nor to the battery-backed clock: give time serv" in found["clock"][1]
+    assert device.provision(True)["k"] != ""  # makes another key
+    code, found = _found("--dir", tmp_path)
+    assert found["key"][0] == found["journal"][0] == "ok"
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -166,7 +201,8 @@ def test_bad_calls_are_one_line(arguments, words):
 
 @pytest.mark.parametrize(("quality", "servers", "clock"), [
     ("U", True, ("fail", "time is not known: the network first")),
-    ("I", True, ("ok", "quality I")), ("I", False, ("ok", "quality I")),
+    ("I", True, ("ok", "quality I, 2026-09-21 13:46 UTC")),
+    ("I", False, ("ok", "quality I, 2026-09-21 13:46 UTC")),
     ("U", False, ("warn", "time is not known: give time servers as clock.servers"))])
 def test_without_a_network_each_part_has_its_line_all_the_same(monkeypatch, quality, servers,
                                                                clock):
@@ -175,7 +211,8 @@ def test_without_a_network_each_part_has_its_line_all_the_same(monkeypatch, qual
 
     app = SimpleNamespace(
         config={"id": "d"}, signer=SimpleNamespace(key_id="x"), time=servers or None,
-        clock=SimpleNamespace(quality=quality), supervisor=SimpleNamespace(run=rest),
+        clock=SimpleNamespace(quality=quality, now=lambda: (1_789_998_400_000, quality)),
+        battery=None, supervisor=SimpleNamespace(run=rest),
         poll=SimpleNamespace(run=rest), forgive=lambda: asyncio.sleep(0))
     network = SimpleNamespace(up=lambda: False, diag=lambda: {"net_why": "no cable"}, run=rest)
     monkeypatch.setattr(firmware_doctor, "App", lambda board, examines: app)

@@ -1,6 +1,7 @@
 """What a flash holds on which the journal does not open. Loaded only then; writes nothing."""
 
 BLANK = "nothing: it is blank"
+STORES = ("a littlefs", "a ring of sectors")
 _WORK_BYTES = 256
 
 
@@ -23,7 +24,7 @@ def _what(flash):
                 break
             flash.readblocks(block, piece, at)
             if not at and block < 2 and piece[8:16] == b"littlefs":
-                return "a littlefs"
+                return STORES[0]
             ring = ring or (not at and piece[:4] in (b"EVJ1", b"EVS1"))
             is_blank = is_blank and piece == blank
-    return BLANK if is_blank else "a ring of sectors" if ring else "something else"
+    return BLANK if is_blank else STORES[1] if ring else "something else"

@@ -13,6 +13,7 @@ from evmeter.ledger.journal import JournalError
 from evmeter.monitoring import alarms as codes
 from evmeter.session import pilot
 from evmeter.session.pilot import PilotFilter
+from evmeter.session.zone import date
 
 OK = "ok"
 WARN = "warn"  # it works, and the installer should know
@@ -29,11 +30,13 @@ _LEAST_HEAP = const(16384)
 # OCMF letter of the newest poll: what to do; any other letter is the line's
 _METER = {"X": "check meter.serial, and which meter is on the line",
           "O": "check meter.profile, meter.p_max_w and the meter"}
+_OTHER = "it answers, but refuses: check meter.profile; 'evmeter scan' tells the model"
+_CONFIGURATION = "configuration: "
 _LINE = "check wiring, polarity of A and B, baud, parity and unit; 'evmeter scan' finds them"
 
 
 def _volts(mv):
-    return "none" if mv is None else "%s%d.%d V" % ("-" if mv < 0 else "+", abs(mv) // 1000,
+    return "none" if mv is None else "%s%d.%d V" % ("-" if mv <= -100 else "+", abs(mv) // 1000,
                                                     abs(mv) % 1000 // 100)
 
 
@@ -56,7 +59,10 @@ class Doctor:
         try:
             app = App(self._board, True)
         except StartError as error:
-            self._find("configuration", FAIL, str(error))
+            why = str(error)
+            if why.startswith(_CONFIGURATION):
+                why = why[len(_CONFIGURATION):] + ": put it right, then provision the device"
+            self._find("configuration", FAIL, why)
             return
         self._find("configuration", OK, app.config["id"])
         self._key(app)
@@ -102,8 +108,10 @@ class Doctor:
                 found = foreign.what(self._board.journal_flash)
                 todo = "provision the device"
                 if found != foreign.BLANK:
-                    todo = ("set journal.store to what it holds, or read it out with 'evmeter "
-                            "pull-journal', then provision with --erase, by which it is lost")
+                    todo = ("read it out with 'evmeter pull-journal', then provision with --erase,"
+                            " by which it is lost")
+                    if found in foreign.STORES:
+                        todo = "set journal.store to what it holds, or " + todo
                 self._find("journal", FAIL, "%s; the flash holds %s: %s" % (error, found, todo))
                 return
         free = journal.free_percent()
@@ -149,7 +157,8 @@ class Doctor:
     async def _meter(self, app):
         poll = app.poll
         if not await self._until(lambda: poll.latest, _METER_MS):
-            self._find("meter", FAIL, "%s: %s" % (poll.status, _METER.get(poll.quality, _LINE)))
+            line = _OTHER if "exception" in poll.status else _LINE
+            self._find("meter", FAIL, "%s: %s" % (poll.status, _METER.get(poll.quality, line)))
             return
         reading = poll.latest
         text = "%s %s, serial %s (%s), %d.%03d kWh" % (
@@ -183,9 +192,13 @@ class Doctor:
                            % time.status)
                 return
         elif quality == "U":
-            self._find("clock", WARN, "time is not known: give time servers as clock.servers")
+            self._find("clock", WARN, "time is not known%s: give time servers as clock.servers"
+                       % (", nor to the battery-backed clock" if app.battery else ""))
             return
-        self._find("clock", OK, "quality " + quality)
+        unix_s = app.clock.now()[0] // 1000
+        year, month, day = date(unix_s // 86400)[:3]
+        self._find("clock", OK, "quality %s, %d-%02d-%02d %02d:%02d UTC"
+                   % (quality, year, month, day, unix_s // 3600 % 24, unix_s // 60 % 60))
 
     async def _broker(self, app, is_up):
         if not is_up:

@@ -1,6 +1,6 @@
 """The signing key in the second store, made on the device and never given out."""
 
-from evmeter.ledger.signer import SoftwareSigner, generate_key
+from evmeter.ledger.signer import SignerError, SoftwareSigner, generate_key
 from evmeter.system.log import log
 
 KEY = "key"
@@ -31,14 +31,18 @@ def _go_native(urandom):
 
 
 def load(nvs, urandom, native=False):
-    """The signer over the stored key, or None where there is none. `native`: with the kernel in
-    machine code where that can be had, which takes 30 KiB."""
+    """The signer over the stored key, or None where there is none or it is damaged. `native`:
+    with the kernel in machine code where that can be had, which takes 30 KiB."""
     secret = read(nvs, KEY)
     if not secret:
         return None
     if native:
         _go_native(urandom)
-    return SoftwareSigner(secret, urandom)
+    try:
+        return SoftwareSigner(secret, urandom)
+    except SignerError as error:  # flash that was lost: the device meters all the same
+        log.error("the signing key is damaged: %s", error)
+        return None
 
 
 def make(nvs, urandom):
