@@ -18,10 +18,13 @@ try:
         prompt.hand_over()
     try:
         app = App(hardware)
-    except StartError as error:
+    except Exception as error:  # where the configuration is on trial, the one before comes back
+        gc.collect()
         from evmeter.system.trial import go_back
 
-        go_back(hardware, str(error))
+        go_back(hardware, str(error) or repr(error))
+        if not isinstance(error, StartError):
+            raise
         hardware.halt("evmeter: %s" % error)
     else:
         gc.collect()

@@ -274,14 +274,7 @@ def _build_orders(app):
             app.pilot_pwm.offer(board.nvs.get_i32(LIMIT_KEY))
         except (OSError, ValueError):  # none was ordered, or more than this board can
             app.pilot_pwm.offer(app.pilot_pwm.max_ma)
-    app.trial = None
-    if app.examines:
-        return
-    if _number(board.nvs, "cfg_try"):
-        from evmeter.system.trial import Trial
-
-        app.trial = Trial(board, app.config["rev"])
-    if _number(board.nvs, "key_new_seq"):
+    if not app.examines and _number(board.nvs, "key_new_seq"):
         app.load_commands()
 
 
@@ -302,10 +295,21 @@ def _build_probation(app):
     forget("evmeter.system", "update")
 
 
+def _begin_trial(app, board):
+    """Counts the start with a configuration that is on trial; before anything is made of it, as
+    there may be too little memory for what it asks for."""
+    app.trial = None
+    if not app.examines and _number(board.nvs, "cfg_try"):
+        from evmeter.system.trial import Trial
+
+        app.trial = Trial(board, app.config["rev"])
+
+
 def assemble(app):
     """Make what `app` consists of. Raises StartError."""
     board = app.board
     app.config = settings = _settings(board)
+    _begin_trial(app, board)
     try:
         board.open_network(settings["network"], settings["id"])
     except ValueError as error:
