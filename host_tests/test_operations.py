@@ -239,3 +239,19 @@ def test_nothing_is_taken_in_a_session():
     app.keeper.is_engaged = False
     app.run(app.operations.follow())
     assert app.uplink.wishes_asked == 2
+
+
+def test_the_last_key_that_could_open_a_closed_prompt_stays():
+    """A wish that leaves `operator` out takes all keys away."""
+    for closed, button, refused in ((1, None, True), (0, None, False), (1, 0, False)):
+        app = FakeApp()
+        app.board.nvs.set_i32("lock", closed)
+        app.board.BUTTON = button
+        args = {"rev": 6, "cfg": _wish(app, host="other.example")}
+        args["cfg"].pop("operator", None)
+        if refused:
+            why = str(raises(ValueError, app.do, "config", args, _BY))
+            assert "operator.keys is empty; allowed: at least one key" in why
+            assert not app.operations.restart_due and app.board.log == []
+        else:
+            assert app.do("config", args, _BY) == {"rev": 6, "restart": True}

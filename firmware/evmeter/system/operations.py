@@ -243,6 +243,10 @@ class Operations:
         paths = twin.to_sign(found)
         if paths and not by:
             raise ValueError(self.UNSIGNED % paths[0])
+        if (not new["operator"]["keys"] and trial.stored(app.board.nvs, "lock")
+                and getattr(app.board, "BUTTON", None) is None):
+            raise ValueError("operator.keys is empty; allowed: at least one key, as nothing else "
+                             "could open the prompt, which is closed")
         self._told = twin.told(found, paths) if paths else None
         await self._rest(_REST_MS)
         await trial.announce(app, new, by, self._told)
