@@ -1,6 +1,7 @@
 """Migrations, live state, alarms, gaps, key changes, log-ins at the broker, copies."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -542,8 +543,9 @@ def test_devices_reach_it_by_its_name_and_the_backend_from_this_machine(tmp_path
     certificates = Certificates(tmp_path)
     pem = certificates.make("good")
     for tls in (None, (pem, pem)):
-        broker, address = backend_command._own(tmp_path / "broker", 0, "127.0.0.2", tls, False)
-        try:
+        with contextlib.ExitStack() as stack:
+            broker, address = backend_command._own(
+                stack, tmp_path / "broker", 0, "127.0.0.2", tls, False)
             collector = Collector(store, address, "collector")
             collector.start()
             collector.stop()
@@ -559,8 +561,6 @@ def test_devices_reach_it_by_its_name_and_the_backend_from_this_machine(tmp_path
             with pytest.raises(UserError, match="is in use"):
                 Broker(tmp_path / "other", broker.port, "mosquitto", Credentials(tmp_path / "x"),
                        "127.0.0.2").start()
-        finally:
-            broker.stop()
 
 
 # -- telling people --
