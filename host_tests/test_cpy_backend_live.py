@@ -27,7 +27,7 @@ from evmeter_tools.backend.collector import Collector, prove_sharing
 from evmeter_tools.backend.credentials import COLLECTOR, Credentials, password_line
 from evmeter_tools.backend.gaps import Gaps
 from evmeter_tools.backend.leader import Leader
-from evmeter_tools.backend.live import SILENT, Live
+from evmeter_tools.backend.live import SILENT, Live, newest
 from evmeter_tools.backend.mqtt import Address
 from evmeter_tools.backend.outbox import Channels, Outbox
 from evmeter_tools.backend.sessions import missing_numbers
@@ -289,11 +289,11 @@ def test_a_message_that_cannot_be_stored_costs_the_others_nothing(store, device,
         leader._queue.put(("evmeter/v1/d-1/status", _status(n, cp="B"), n))
     follow.start()
     deadline = time.monotonic() + 30
-    while store.newest("d-1", "status").get("n") != 3 and time.monotonic() < deadline:
+    while newest(store, "d-1", "status").get("n") != 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     leader._stopping.set()
     follow.join()
-    assert store.newest("d-1", "status")["n"] == 3
+    assert newest(store, "d-1", "status")["n"] == 3
     (state,) = _all(store, t.states)
     assert state.cp == "B"
 
@@ -368,7 +368,7 @@ def test_live_messages_wait_for_a_database_that_is_busy(tmp_path, store, device,
     follow.join()
     other.close()
     assert {row.code for row in _all(store, t.alarms)} == {"METER_LOST", "OFFLINE"}
-    assert store.newest("d-1", "status")["n"] == 199
+    assert newest(store, "d-1", "status")["n"] == 199
     (state,) = _all(store, t.states)
     assert (state.online, state.cp) == (False, "B")
 

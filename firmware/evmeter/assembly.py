@@ -27,7 +27,8 @@ from evmeter.system.clock import Clock
 from evmeter.system.forget import forget
 from evmeter.system.log import log
 from evmeter.system.supervisor import Supervisor
-from evmeter.uplink.link import Link, is_address
+from evmeter.uplink import is_address
+from evmeter.uplink.link import Link
 from evmeter.uplink.publisher import Uplink
 
 _SHORT_LIVES = const(4)  # in a row: an alarm

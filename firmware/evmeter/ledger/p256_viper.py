@@ -14,8 +14,9 @@ from evmeter.ledger import p256
 from evmeter.ledger.p256 import N, P
 from evmeter.system.forget import forget
 
-# Registers
 _BITS = const(256)
+
+# Registers
 _X = const(0)
 _Y = const(1)
 _ZZ = const(2)

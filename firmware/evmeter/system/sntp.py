@@ -14,7 +14,7 @@ import struct
 
 from micropython import const
 
-from evmeter.uplink.link import is_address
+from evmeter.uplink import is_address
 
 _PORT = const(123)
 _BYTES = const(48)

@@ -14,6 +14,7 @@ import time
 from micropython import const
 
 from evmeter.system.log import log
+from evmeter.uplink import is_address
 
 _MAX_PACKET = const(4096)
 _ROOM = const(512)  # for packets; a larger one gets a buffer of its own while it is here
@@ -30,14 +31,6 @@ _HANDSHAKE_MS = const(15000)  # an ESP32 computes for 1 to 2 s of it
 
 class LinkError(OSError):
     """The connection cannot be used any more; the text says why."""
-
-
-def is_address(text):
-    """Whether `text` is an IPv4 address, as four decimal numbers."""
-    parts = text.split(".")
-    return len(parts) == 4 and all(
-        0 < len(part) <= 3 and not part.strip("0123456789") and int(part) <= 255
-        for part in parts)
 
 
 def _named(code):

@@ -13,7 +13,8 @@ import time
 from micropython import const
 
 from evmeter.system.log import log
-from evmeter.uplink.link import LinkError, is_address
+from evmeter.uplink import is_address
+from evmeter.uplink.link import LinkError
 
 _PORT = const(53)
 _MOST_BYTES = const(512)  # RFC 1035, 4.2.1

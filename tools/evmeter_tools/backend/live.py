@@ -4,6 +4,7 @@ A status is newer by (boot, n), whatever order it comes in; what is older change
 """
 
 import json
+import math
 import re
 
 import sqlalchemy as sql
@@ -33,6 +34,42 @@ _CODE = re.compile(r"alarm/([A-Z][A-Z0-9_]{0,31})", re.ASCII)
 _SEVERITIES = (notices.CRITICAL, notices.WARNING, "info")
 _HIGHEST = 2**53  # exact in every browser, and the database can add up many
 _LATEST_S = 2**40
+_DEEPEST = 20
+
+
+def newest(store, device, topic):
+    """The newest live message of a topic as a dict that can be told on as JSON; {} where there is
+    none or no JSON."""
+    return newest_at(store, device, topic)[0]
+
+
+def newest_at(store, device, topic):
+    """The same with the Unix ms at which it came, 0 where there is none."""
+    with store.engine.connect() as connection:
+        row = connection.execute(sql.select(live.c.payload, live.c.received_at).where(
+            live.c.device == device, live.c.topic == topic)).first()
+    try:
+        found = json.loads(row.payload) if row else {}
+    except (ValueError, RecursionError):
+        found = {}
+    return (_tellable(found) if isinstance(found, dict) else {}), (
+        row.received_at if row else 0)
+
+
+def _tellable(value, depth=0):
+    """A value of JSON without what other readers refuse: texts that are no Unicode, numbers that
+    are none, and what is nested deeper than anything that a device has to say."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (dict, list)) and depth == _DEEPEST:
+        return None
+    if isinstance(value, dict):
+        return {_tellable(name): _tellable(each, depth + 1) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_tellable(each, depth + 1) for each in value]
+    return value
 
 
 def whole(value, least=0, most=_HIGHEST):

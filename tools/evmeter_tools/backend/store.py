@@ -6,8 +6,6 @@ content again changes nothing, other content goes to quarantine.
 
 import contextlib
 import hashlib
-import json
-import math
 import sqlite3
 import threading
 import time
@@ -18,14 +16,13 @@ import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evmeter_tools.backend import migrations, notices
-from evmeter_tools.backend.tables import keys, live, quarantine, records, sessions, works
+from evmeter_tools.backend.tables import keys, quarantine, records, sessions, works
 from evmeter_tools.errors import UserError
 
 STORED = "stored"
 REPEATED = "repeated"
 CONFLICT = "conflict"
 CONFLICT_WHY = "another content under a stored number"
-_DEEPEST = 20
 _NUMBER = ("device", "key_id", "seq")
 _NEW = " ON CONFLICT DO NOTHING RETURNING device, key_id, seq"
 _RECORD = (*_NUMBER, "stream", "sid", "kind", "payload", "sha256", "received_at",
@@ -395,23 +392,6 @@ class Store:
         with self.engine.connect() as connection:
             return connection.execute(sql.select(quarantine)).all()
 
-    def newest(self, device, topic):
-        """The newest live message of a topic as a dict that can be told on as JSON; {} where there
-        is none or no JSON."""
-        return self.newest_at(device, topic)[0]
-
-    def newest_at(self, device, topic):
-        """The same with the Unix ms at which it came, 0 where there is none."""
-        with self.engine.connect() as connection:
-            row = connection.execute(sql.select(live.c.payload, live.c.received_at).where(
-                live.c.device == device, live.c.topic == topic)).first()
-        try:
-            found = json.loads(row.payload) if row else {}
-        except (ValueError, RecursionError):
-            found = {}
-        return (_tellable(found) if isinstance(found, dict) else {}), (
-            row.received_at if row else 0)
-
     # -- copies --
 
     def backup(self, path):
@@ -427,22 +407,6 @@ class Store:
             raise UserError("no copy at %s: %s" % (path, error)) from None
         if fault != "ok":
             raise UserError("the copy %s is not sound: %s" % (path, fault))
-
-
-def _tellable(value, depth=0):
-    """A value of JSON without what other readers refuse: texts that are no Unicode, numbers that
-    are none, and what is nested deeper than anything that a device has to say."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, (dict, list)) and depth == _DEEPEST:
-        return None
-    if isinstance(value, dict):
-        return {_tellable(name): _tellable(each, depth + 1) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_tellable(each, depth + 1) for each in value]
-    return value
 
 
 def shown(url):

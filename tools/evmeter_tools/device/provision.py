@@ -150,18 +150,15 @@ def _ask(scan_port, makes_login):
     return config
 
 
-def _is_address(text):
-    return len(text.split(".")) == 4 and all(part.isdecimal() and len(part) <= 3
-                                             and int(part) <= 255 for part in text.split("."))
-
-
 def _check_network(settings):
+    from evmeter.uplink import is_address
+
     for name in ("address", "mask", "gateway"):
-        if settings[name] is not None and not _is_address(settings[name]):
+        if settings[name] is not None and not is_address(settings[name]):
             raise ValueError("network.%s is %r; allowed: an address as 192.168.1.20"
                              % (name, settings[name]))
     for one in settings["dns"]:
-        if not _is_address(one):
+        if not is_address(one):
             raise ValueError("network.dns has %r; allowed: addresses as 192.168.1.1" % one)
 
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sql
 
 from evmeter_tools import firmware
-from evmeter_tools.backend.live import OFFLINE, whole
+from evmeter_tools.backend.live import OFFLINE, newest, newest_at, whole
 from evmeter_tools.backend.sessions import text_of_record
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.backend.tables import (
@@ -87,7 +87,7 @@ def _samples(connection, device, sid):
 def tariff_windows(store, device, at_ms):
     """The tariff's window at an instant and the one after it, from the configuration that the
     device reports; {} where it reports none."""
-    reported = store.newest(device, "cfg")
+    reported = newest(store, device, "cfg")
     settings = reported.get("cfg") if isinstance(reported.get("cfg"), dict) else reported
     try:
         if not isinstance(settings.get("tariff"), dict):
@@ -154,7 +154,7 @@ def view(store, device, sid):
 def _running(store, device, sid, state):
     """Of a session that goes on. A status message comes when something changes: what has gone on
     since then is added by the backend's own clock and the newest register."""
-    status, came_at = store.newest_at(device, "status")
+    status, came_at = newest_at(store, device, "status")
     if status.get("sid") != sid:
         status = {}
     since_s = (now_ms() - came_at) // 1000

@@ -6,7 +6,7 @@ from statistics import median
 
 import sqlalchemy as sql
 
-from evmeter_tools.backend.live import AVAILABLE, FAULT, OFFLINE, UNKNOWN
+from evmeter_tools.backend.live import AVAILABLE, FAULT, OFFLINE, UNKNOWN, newest
 from evmeter_tools.backend.store import now_ms
 from evmeter_tools.backend.tables import (
     alarms,
@@ -126,11 +126,11 @@ def charger(store, device):
                 keys.c.device == device).order_by(keys.c.enrolled_at)).all()
     found = _charger(row)
     found["now_ms"] = now_ms()
-    found["info"] = store.newest(device, "info")
-    found["status"] = store.newest(device, "status")
-    found["telemetry"] = store.newest(device, "tel")
-    found["diagnostics"] = store.newest(device, "diag")
-    found["configuration"] = store.newest(device, "cfg")
+    found["info"] = newest(store, device, "info")
+    found["status"] = newest(store, device, "status")
+    found["telemetry"] = newest(store, device, "tel")
+    found["diagnostics"] = newest(store, device, "diag")
+    found["configuration"] = newest(store, device, "cfg")
     found["spans"] = [{"state": each.state, "from_ms": each.from_ms, "to_ms": each.to_ms}
                       for each in history]
     found["commands"] = [dict(each._mapping) for each in orders]
